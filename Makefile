@@ -1,0 +1,58 @@
+# The developer's and the newcomer's verbs. Everything is run as root on Debian 12 or 13.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= /usr/bin/python3
+ROLES ?= gw rhfs nfsroot
+BIN := .venv/bin
+# Debian packages that the host needs; everything else runs from the tools tree.
+HOST_PACKAGES := ca-certificates debian-archive-keyring gcc libsystemd-dev openssh-client pkg-config python3 python3-dev \
+	python3-venv systemd util-linux zstd
+
+.PHONY: help setup images test test-full bench-build lock clean
+
+help: ## show this help
+	@echo "Backline: a hall of diskless machines from reproducible images."
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+setup: .venv/.ready ## install what is missing: Debian packages by name, Python packages by hash, into .venv
+
+.venv/.ready: Makefile pyproject.toml requirements/build.txt requirements/dev.txt
+	@missing=; for package in $(HOST_PACKAGES); do \
+	    dpkg-query -W -f '$${db:Status-Status}' "$$package" 2>/dev/null | grep -qx installed || missing="$$missing $$package"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	    [ "$$(id -u)" = 0 ] || { echo "make setup: run it as root, it has to install:$$missing" >&2; exit 1; }; \
+	    echo "setup: installing$$missing"; \
+	    apt-get update -q >/dev/null; \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing >/dev/null; \
+	fi
+	@echo "setup: Python packages into .venv"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@pip="$(BIN)/python -m pip --disable-pip-version-check --quiet install"; \
+	$$pip --require-hashes -r requirements/build.txt; \
+	$$pip --require-hashes --no-build-isolation -r requirements/dev.txt; \
+	$$pip --no-build-isolation --no-deps --editable .
+	@touch $@
+
+images: setup ## build every image that is missing in the store
+	@$(BIN)/build image $(ROLES)
+
+test: setup ## every test but the slow matrices; builds the images it needs
+	@$(BIN)/python -m pytest -m 'not full'
+
+test-full: setup ## every test, the slow matrices too
+	@$(BIN)/python -m pytest
+
+bench-build: setup ## the builder's figures, side by side with plain mkosi
+	@$(BIN)/python -m benchmarks.build
+
+lock: setup ## resolve the images' packages and wheels again (commit the result)
+	@$(BIN)/build lock --update
+
+clean: ## remove .venv and caches of this clone; the store and the pool stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
