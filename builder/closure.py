@@ -1,0 +1,92 @@
+"""Which of our own files an image holds: the services it lists, everything they import, their units and their data.
+
+Imports are read from the syntax tree, never executed, so an edit in another role's service cannot change this role.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import lru_cache
+from pathlib import Path
+
+from services.common.errors import InputError
+
+# What every image has: the root program that finds the services' commands.
+_ROOT_MODULES = ("services.common.main",)
+_PACKAGES = ("services",)
+
+
+@lru_cache(maxsize=4096)
+def _imports(path: Path, module: str, stamp: tuple[int, int]) -> frozenset[str]:
+    del stamp  # part of the cache's key: size and mtime
+    try:
+        tree = ast.parse(path.read_bytes(), filename=str(path))
+    except SyntaxError as error:
+        raise InputError("service.syntax", error.msg, where=f"{path}:{error.lineno}") from error
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                anchor = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*anchor, base] if base else anchor)
+            found.add(base)
+            found.update(f"{base}.{alias.name}" for alias in node.names)
+    return frozenset(name for name in found if name.split(".")[0] in _PACKAGES)
+
+
+def _file(root: Path, module: str) -> Path | None:
+    stem = root / module.replace(".", "/")
+    for path in (stem.with_suffix(".py"), stem / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+def _with_parents(module: str) -> list[str]:
+    parts = module.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
+def files(root: Path, services: list[str]) -> list[str]:
+    """Every file of ours in an image with `services`: modules, data beside them, units; relative paths, sorted."""
+    wanted = list(_ROOT_MODULES)
+    data: set[str] = set()
+    for service in services:
+        folder = root / "services" / service
+        for path in sorted(folder.rglob("*")):
+            if "__pycache__" in path.parts or not path.is_file():
+                continue
+            relative = path.relative_to(root)
+            if path.suffix == ".py":
+                wanted.append(".".join(relative.with_suffix("").parts).removesuffix(".__init__"))
+            elif path.name != "py.typed":
+                data.add(str(relative))
+    seen: set[str] = set()
+    found: set[str] = set(data)
+    while wanted:
+        module = wanted.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        path = _file(root, module)
+        if path is None:  # a name imported from a module
+            continue
+        found.add(str(path.relative_to(root)))
+        info = path.stat()
+        for name in _imports(path, module, (info.st_size, info.st_mtime_ns)):
+            wanted += _with_parents(name)
+    return sorted([*found, *units(root, services)])
+
+
+def units(root: Path, services: list[str]) -> list[str]:
+    """The units of `services`: units/backline-<service>.* and units/backline-<service>-*.*."""
+    names = []
+    for path in sorted((root / "units").glob("backline-*")):
+        stem = path.name.removeprefix("backline-").partition(".")[0]
+        if any(stem == service or stem.startswith(f"{service}-") for service in services):
+            names.append(f"units/{path.name}")
+    return names

@@ -1,0 +1,265 @@
+"""What an image folder says: its mkosi.conf (and those it includes), and its image.toml.
+
+mkosi reads the same files itself; here they are read once more for the lock and the recipe, with the file and line of
+every mistake. Only settings that the builder hands on are accepted: one that it does not know is an error, never ignored.
+"""
+
+from __future__ import annotations
+
+import stat
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from services.common.errors import InputError, UsageError, nearest
+from services.common.process import run
+
+TOOLS = "tools"
+INITRD = "initrd"
+
+# Section → settings that the builder hands on to mkosi; the lists collect, the others replace.
+_LISTS = {("Content", "Packages"), ("Content", "RemoveFiles"), ("Content", "Environment"), ("Distribution", "Repositories")}
+_SCALARS = {
+    ("Config", "MinimumVersion"),
+    ("Distribution", "Distribution"),
+    ("Distribution", "Release"),
+    ("Distribution", "Architecture"),
+    ("Output", "Format"),
+    ("Output", "ManifestFormat"),
+    ("Content", "WithRecommends"),
+    ("Content", "WithDocs"),
+    ("Content", "Bootable"),
+    ("Content", "CleanPackageMetadata"),
+    ("Content", "Locale"),
+    ("Content", "Timezone"),
+}
+_INCLUDE = ("Include", "Include")
+# Files of an image folder that mkosi picks up by name; anything else there is a mistake.
+_TREES = ("mkosi.extra", "mkosi.skeleton")
+_SCRIPTS = ("mkosi.postinst.chroot", "mkosi.finalize")
+_KNOWN = {*_TREES, *_SCRIPTS, "mkosi.conf", "image.toml"}
+
+
+class Initrd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What of the root's kernel goes into its initrd: module names, or folders below the modules' folder (with a "/")."""
+
+    modules: list[str] = []
+    exclude: list[str] = []
+
+
+class ImageToml(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """image.toml: what mkosi.conf has no word for. Values of the included image hold where one is not given."""
+
+    services: list[str] | None = None
+    """Services baked in, with everything they import."""
+    wheels: str | None = None
+    """Requirement set (requirements/<set>.txt) whose wheels are baked in."""
+    kernel: bool = False
+    """The image boots by itself: the builder takes kernel and initrd out of it."""
+    publish: bool = False
+    """A role of its own, for `build image`; the others are only parts of roles."""
+    initrd: Initrd | None = None
+    """Kernel modules and firmware for the initrd."""
+
+
+class Setting(NamedTuple):
+    """One assignment of a mkosi.conf, with its values and where it stands."""
+
+    section: str
+    name: str
+    values: list[str]
+    where: str
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True):
+    """One image folder, everything that it includes taken in.
+
+    `chain` is the folders from the first included to its own (relative to the checkout); `packages` are sorted names;
+    `settings` maps "Section.Name" to its value, lists joined by newlines.
+    """
+
+    role: str
+    chain: list[str]
+    packages: list[str]
+    settings: dict[str, str]
+    remove: list[str]
+    environment: list[str]
+    services: list[str]
+    wheels: str | None
+    kernel: bool
+    publish: bool
+    initrd: Initrd
+
+    @property
+    def parent(self) -> str | None:
+        """The image that this one includes, None for one that stands alone."""
+        return Path(self.chain[-2]).name if len(self.chain) > 1 else None
+
+
+def parse_conf(text: str, where: str) -> list[Setting]:
+    """The settings of a mkosi.conf (mkosi(1): systemd's ini syntax, indented lines continue a value).
+
+    Raises InputError("image.conf") with file and line.
+    """
+    section = ""
+    settings: list[Setting] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        here = f"{where}:{number}"
+        stripped = line.strip()
+        if not stripped or stripped.startswith(("#", ";")):
+            continue
+        if line[0].isspace():
+            if not settings or settings[-1].section != section:
+                raise InputError("image.conf", "an indented line continues nothing", where=here)
+            settings[-1].values.append(stripped)
+        elif stripped.startswith("["):
+            if not stripped.endswith("]"):
+                raise InputError("image.conf", f"section without its bracket: {stripped}", where=here)
+            section = stripped[1:-1]
+        else:
+            name, equals, value = line.partition("=")
+            if not equals or not section:
+                raise InputError("image.conf", f"neither a section nor a setting: {stripped}", where=here)
+            settings.append(Setting(section, name.strip(), [value.strip()] if value.strip() else [], here))
+    return settings
+
+
+def roles(root: Path) -> list[str]:
+    """Every image folder's name, sorted."""
+    return sorted(path.name for path in (root / "images").iterdir() if (path / "mkosi.conf").is_file())
+
+
+def published(root: Path) -> list[str]:
+    """The roles that `build image` builds."""
+    return [role for role in roles(root) if load(root, role).publish]
+
+
+def require_role(root: Path, role: str) -> Image:
+    """The image of a role that can be built. Raises UsageError("role.unknown") with the nearest names."""
+    known = published(root)
+    if role not in known:
+        raise UsageError(
+            "role.unknown", f"no role {role!r}", hint=nearest(role, known) or f"roles are {', '.join(known)}"
+        )
+    return load(root, role)
+
+
+@lru_cache
+def load(root: Path, role: str) -> Image:
+    """Read one image folder. Raises InputError with file and line for every mistake in it."""
+    folder = root / "images" / role
+    if not (folder / "mkosi.conf").is_file():
+        raise InputError("image.missing", f"there is no image folder {role!r}", where=f"images/{role}/mkosi.conf")
+    own = _own_settings(root, folder / "mkosi.conf")
+    includes = [setting for setting in own if (setting.section, setting.name) == _INCLUDE]
+    parent: Image | None = None
+    if includes:
+        value = " ".join(includes[0].values)
+        target = (folder / value).resolve()
+        if len(includes) > 1 or target.parent != (root / "images").resolve() or not (target / "mkosi.conf").is_file():
+            raise InputError("image.include", f"Include={value}: one other folder of images/", where=includes[0].where)
+        if target.name == role:
+            raise InputError("image.include", "an image cannot include itself", where=includes[0].where)
+        parent = load(root, target.name)
+    shared = [] if parent else _shared_settings(root)
+    _check_folder(root, folder)
+    toml = _read_toml(root, folder / "image.toml")
+    _check_services(root, folder, toml)
+
+    settings: dict[str, str] = dict(parent.settings) if parent else {}
+    lists: dict[str, list[str]] = {
+        "Packages": list(parent.packages) if parent else [],
+        "RemoveFiles": list(parent.remove) if parent else [],
+        "Environment": list(parent.environment) if parent else [],
+        "Repositories": settings.get("Distribution.Repositories", "").split(),
+    }
+    for setting in [*shared, *own]:
+        if (setting.section, setting.name) in _LISTS:
+            lists[setting.name] += [word for value in setting.values for word in value.split()]
+        elif (setting.section, setting.name) in _SCALARS:
+            settings[f"{setting.section}.{setting.name}"] = " ".join(setting.values)
+        elif (setting.section, setting.name) != _INCLUDE:
+            raise InputError(
+                "image.setting",
+                f"the builder does not hand on [{setting.section}] {setting.name}=",
+                where=setting.where,
+                hint="settings that it knows are listed in docs/builder.md",
+            )
+    settings["Distribution.Repositories"] = " ".join(sorted(set(lists["Repositories"])))
+    return Image(
+        role=role,
+        chain=[*(parent.chain if parent else []), f"images/{role}"],
+        packages=sorted(set(lists["Packages"])),
+        settings=dict(sorted(settings.items())),
+        remove=lists["RemoveFiles"],
+        environment=lists["Environment"],
+        services=sorted({*(toml.services or []), *(parent.services if parent else [])}),
+        wheels=toml.wheels or (parent.wheels if parent else None),
+        kernel=toml.kernel,
+        publish=toml.publish,
+        initrd=toml.initrd or (parent.initrd if parent else Initrd()),
+    )
+
+
+def _own_settings(root: Path, path: Path) -> list[Setting]:
+    return parse_conf(path.read_text(), str(path.relative_to(root)))
+
+
+def _shared_settings(root: Path) -> list[Setting]:
+    paths = [root / "mkosi.conf", *sorted((root / "mkosi.conf.d").glob("*.conf"))]
+    return [setting for path in paths if path.is_file() for setting in _own_settings(root, path)]
+
+
+def _check_folder(root: Path, folder: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        if path.name not in _KNOWN:
+            raise InputError(
+                "image.file",
+                "mkosi and the builder know no such file in an image folder",
+                where=str(path.relative_to(root)),
+                hint=nearest(path.name, sorted(_KNOWN)),
+            )
+    for name in _SCRIPTS:
+        script = folder / name
+        if script.exists() and not script.stat().st_mode & stat.S_IXUSR:
+            raise InputError("image.script", "not executable", where=str(script.relative_to(root)), hint="chmod +x it")
+
+
+def _read_toml(root: Path, path: Path) -> ImageToml:
+    if not path.exists():
+        return ImageToml()
+    from services.common import toml
+
+    return toml.decode(toml.load(path), ImageToml)
+
+
+def _check_services(root: Path, folder: Path, toml: ImageToml) -> None:
+    for service in toml.services or []:
+        if not (root / "services" / service / "__init__.py").is_file():
+            known = sorted(path.parent.name for path in (root / "services").glob("*/__init__.py"))
+            raise InputError(
+                "image.service",
+                f"there is no service {service!r}",
+                where=str((folder / "image.toml").relative_to(root)),
+                hint=nearest(service, known),
+            )
+
+
+def tracked_files(root: Path, folders: list[str]) -> list[str]:
+    """Files below `folders` as git sees them: tracked, and untracked ones that are not ignored; relative, sorted.
+
+    A checkout without git (an unpacked archive) counts every file.
+    """
+    command = ["git", "-C", root, "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listing = run([*command, "--", *folders], check=False)
+    if listing.returncode == 0:
+        names = {name for name in listing.stdout.split("\0") if name}
+    else:
+        names = {
+            str(path.relative_to(root)) for folder in folders for path in (root / folder).rglob("*") if not path.is_dir()
+        }
+    return sorted(name for name in names if (root / name).exists() or (root / name).is_symlink())
+
+

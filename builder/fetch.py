@@ -1,0 +1,125 @@
+"""Fetches locked files into the pool: in parallel, resumed where a download broke, checked against the lock."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from builder.lock import LockedPackage
+from builder.mirrors import Mirrors
+from builder.pool import Pool
+from services.common.errors import BacklineError, HostError, MissingError
+
+_PARALLEL = 8
+_CHUNK = 1 << 18
+_TIMEOUT = 60.0
+_TRIES = 4
+
+Advance = Callable[[int], None]
+
+
+class Gone(MissingError):
+    """A locked package is on no mirror any more. `package` says which."""
+
+    def __init__(self, package: LockedPackage, tried: Sequence[str]) -> None:
+        where = "the mirror and the snapshot" if len(tried) > 1 else "the mirror"
+        super().__init__(
+            "fetch.gone",
+            f"{package.name} {package.version} is not on {where} any more",
+            hint=f"resolve it again with `build lock --update {package.name}`, or set BACKLINE_BUILD_SNAPSHOT",
+        )
+        self.package = package
+
+
+def fetch_packages(pool: Pool, packages: Sequence[LockedPackage], mirrors: Mirrors, *, advance: Advance) -> int:
+    """Fetch what is missing of `packages`; returns how many files came. `advance` is called with byte counts.
+
+    Raises Gone for the first package that no mirror has, MissingError("fetch.network") when a mirror cannot be reached,
+    IntegrityError for wrong bytes, HostError("fetch.full") on a full disk. What came before stays in the pool.
+    """
+    missing = pool.missing(packages)
+    if not missing:
+        return 0
+    with ThreadPoolExecutor(max_workers=_PARALLEL) as executor:
+        futures = [executor.submit(_fetch_one, pool, package, mirrors, advance) for package in missing]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+    return len(missing)
+
+
+def _fetch_one(pool: Pool, package: LockedPackage, mirrors: Mirrors, advance: Advance) -> None:
+    partial = pool.path(package.sha256, ".part")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    candidates = mirrors.candidates(package.archive)
+    for base in candidates:
+        try:
+            _download(base + package.path, partial, size=package.size, advance=advance)
+        except FileNotFoundError:
+            continue
+        pool.adopt(partial, sha256=package.sha256, size=package.size, name=f"{package.name} {package.version}")
+        return
+    raise Gone(package, candidates)
+
+
+def _download(address: str, partial: Path, *, size: int, advance: Advance) -> None:
+    """Download to `partial`, resuming what is there. Raises FileNotFoundError when the server has no such file."""
+    failure = ""
+    for _ in range(_TRIES):
+        start = partial.stat().st_size if partial.exists() else 0
+        if start > size:
+            partial.unlink()
+            start = 0
+        if start == size:
+            return
+        request = urllib.request.Request(address, headers={"Range": f"bytes={start}-"} if start else {})
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+                resumed = start > 0 and answer.status == 206
+                with partial.open("ab" if resumed else "wb") as file:
+                    while chunk := answer.read(_CHUNK):
+                        file.write(chunk)
+                        advance(len(chunk))
+            if partial.stat().st_size >= size:
+                return
+            failure = "the connection closed early"
+        except urllib.error.HTTPError as error:
+            if error.code in (404, 410):
+                raise FileNotFoundError(address) from error
+            if error.code == 416:
+                partial.unlink(missing_ok=True)
+            failure = f"HTTP {error.code}"
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, FileNotFoundError):  # a file: mirror
+                raise FileNotFoundError(address) from error
+            failure = str(error.reason)
+        except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            failure = str(error) or type(error).__name__
+        except OSError as error:
+            raise _disk_error(error, partial) from error
+    raise MissingError(
+        "fetch.network",
+        f"cannot fetch {address.rpartition('/')[2]}: {failure}",
+        hint="check the network and the mirror; what came so far is kept and resumed",
+    )
+
+
+def _disk_error(error: OSError, path: Path) -> BacklineError:
+    import errno
+
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return HostError(
+            "fetch.full", f"no space left on the disk of {path.parent}", hint="free some: `build gc --dry-run` says what"
+        )
+    return HostError("fetch.disk", f"cannot write {path}: {os.strerror(error.errno or 0)}")

@@ -1,0 +1,86 @@
+"""Where Debian packages come from: the host's own apt configuration, or a setting. No mirror is named in the project.
+
+A lock holds pool-relative paths and the name of the archive ("debian" or "debian-security"); this module turns an
+archive's name into base addresses to try, in order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from builder.settings import Settings
+from services.common.errors import InputError
+from services.common.process import run
+
+ARCHIVES = ("debian", "debian-security")
+_FORMAT = "$(LABEL)|$(RELEASE)|$(COMPONENT)|$(REPO_URI)"
+
+
+@dataclass(frozen=True)
+class Mirrors:
+    """Base address of each archive, with a slash at the end, and of its snapshot where one is set."""
+
+    live: dict[str, str]
+    snapshot: dict[str, str]
+
+    def candidates(self, archive: str) -> list[str]:
+        """Base addresses for `archive`, the live mirror first."""
+        return [base[archive] for base in (self.live, self.snapshot) if archive in base]
+
+
+def parse_targets(text: str) -> dict[str, str]:
+    """Archive → base address from `apt-get indextargets` lines "label|release|component|address".
+
+    The label comes from the archive's own signed Release file and is empty before the first `apt-get update`; then
+    the suite's name and the address's last folder have to do.
+    """
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        label, release, component, address = line.split("|", 3)
+        if component != "main":
+            continue
+        last = address.rstrip("/").rpartition("/")[2]
+        if label == "Debian-Security" or (not label and last == "debian-security" and release.endswith("-security")):
+            archive = "debian-security"
+        elif label == "Debian" or (not label and last == "debian"):
+            archive = "debian"
+        else:
+            continue
+        found.setdefault(archive, address.rstrip("/") + "/")
+    return found
+
+
+def discover(settings: Settings, *, epoch: int | None = None) -> Mirrors:
+    """The mirrors in force: settings first, the host's apt configuration else.
+
+    `epoch` (seconds) is the lock's, for the snapshot address. Raises InputError("mirror.unknown") when an archive has
+    no address.
+    """
+    live = {name: address for name, address in (("debian", settings.mirror), ("debian-security", settings.security_mirror)) if address}
+    if len(live) < len(ARCHIVES):
+        targets = run(["apt-get", "indextargets", "--format", _FORMAT, "Identifier: Packages"], check=False)
+        live = parse_targets(targets.stdout) | live
+    missing = [name for name in ARCHIVES if name not in live]
+    if missing:
+        raise InputError(
+            "mirror.unknown",
+            f"this host's apt configuration names no mirror for {' and '.join(missing)}",
+            hint="set BACKLINE_BUILD_MIRROR and BACKLINE_BUILD_SECURITY_MIRROR, or give --mirror",
+        )
+    live = {name: address.rstrip("/") + "/" for name, address in live.items()}
+    snapshot: dict[str, str] = {}
+    if settings.snapshot and epoch is not None:
+        stamp = datetime.fromtimestamp(epoch, UTC).strftime("%Y%m%dT%H%M%SZ")
+        snapshot = {name: settings.snapshot.format(archive=name, stamp=stamp).rstrip("/") + "/" for name in ARCHIVES}
+    return Mirrors(live, snapshot)
+
+
+def acquire_options() -> str:
+    """The host's own `Acquire::` settings (proxies, certificates, time-outs) as an apt.conf fragment."""
+    lines = []
+    for line in run(["apt-config", "dump"]).stdout.splitlines():
+        key = line.partition(" ")[0]
+        if key.startswith(("Acquire::http", "Acquire::https", "Acquire::Retries")) and not key.endswith("::"):
+            lines.append(line)
+    return "\n".join(lines) + "\n"

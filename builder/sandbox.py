@@ -1,0 +1,94 @@
+"""Runs a program inside the tools tree: its own mount, PID, UTS, IPC and (by default) network namespace.
+
+The tools tree is /usr and /etc, read-only; the caller names what else is visible, at fixed paths, so that no path of the
+host can reach a build. The environment is made from nothing. Without network there is not even a route: a program that
+reaches for a mirror fails. The namespaces die with their first process, and that one with us, so nothing survives a
+build, not even kill -9 of the builder. The mounts themselves are made by mkosi's own sandbox program.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SANDBOX_PROGRAM = "usr/lib/python3/dist-packages/mkosi/sandbox.py"
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+# Runs as the first process of the namespaces: what a mount table cannot express.
+_INIT = 'umask "$1"; hostname "$2"; shift 2; exec "$@"'
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What a build could notice of its surroundings; `builder.check` varies it, a build uses the defaults."""
+
+    umask: str = "022"
+    hostname: str = "build"
+    timezone: str = "UTC"
+    locale: str = "C.UTF-8"
+    work: str = "/work"
+    """Where the working folder is mounted inside."""
+    cpus: int | None = None
+    """Use only that many CPUs; all of them when None."""
+    clock_offset_days: int = 0
+    """Shift the clock that programs see (libfaketime)."""
+
+    def variables(self, epoch: int) -> dict[str, str]:
+        """The environment variables of a build at `epoch` (seconds)."""
+        return {
+            "HOME": "/root",
+            "LANG": self.locale,
+            "LC_ALL": self.locale,
+            "PATH": PATH,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONHASHSEED": "0",
+            "SOURCE_DATE_EPOCH": str(epoch),
+            "TERM": "dumb",
+            "TZ": self.timezone,
+        }
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """One way to run programs in a tools tree.
+
+    `read_only` and `writable` map a path of the host to a path inside; `scratch` paths inside become empty tmpfs.
+    """
+
+    tools: Path
+    read_only: Mapping[Path, str] = field(default_factory=dict)
+    writable: Mapping[Path, str] = field(default_factory=dict)
+    scratch: Sequence[str] = ()
+    network: bool = False
+    environment: Environment = Environment()
+
+    def argv(self, argv: Sequence[str | Path], *, variables: Mapping[str, str], chdir: str = "/") -> list[str]:
+        """The command to give to `services.common.process` to run `argv` inside."""
+        env = self.environment
+        words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc"]
+        if not self.network:
+            words.append("--net")
+        if env.cpus is not None:
+            words += ["taskset", "--cpu-list", ",".join(map(str, sorted(os.sched_getaffinity(0))[: env.cpus]))]
+        words += [sys.executable, "-I", "-S", str(self.tools / SANDBOX_PROGRAM)]
+        words += ["--ro-bind", str(self.tools / "usr"), "/usr", "--ro-bind", str(self.tools / "etc"), "/etc"]
+        for name in ("bin", "sbin", "lib", "lib64"):
+            words += ["--symlink", f"usr/{name}", f"/{name}"]
+        words += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/run", "--tmpfs", "/root"]
+        words += ["--dir", "/var/tmp", "--dir", "/var/lib", "--dir", "/var/cache", "--dir", "/var/log"]
+        for path in self.scratch:
+            words += ["--tmpfs", path]
+        for source, target in self.read_only.items():
+            words += ["--ro-bind", str(source), target]
+        for source, target in self.writable.items():
+            words += ["--bind", str(source), target]
+        for name in sorted(os.environ):
+            if name not in variables:
+                words += ["--unsetenv", name]
+        for name, value in sorted(variables.items()):
+            words += ["--setenv", name, value]
+        words += ["--chdir", chdir, "--", "/usr/bin/sh", "-c", _INIT, "sh", env.umask, env.hostname]
+        return [*words, *(os.fspath(word) for word in argv)]

@@ -1,0 +1,64 @@
+"""The builder's settings: where it keeps things, and where packages come from.
+
+Every field can be set by the environment (BACKLINE_BUILD_<FIELD>); nothing here changes what an image contains.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from services.common.errors import InputError
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Folders and mirrors. An empty string means "not set"."""
+
+    store: str = "/var/lib/backline/store"
+    """Folder of finished versions."""
+    cache: str = "/var/cache/backline"
+    """Folder of what can be made again: pool, layers, tools tree."""
+    mirror: str = ""
+    """Base address of the Debian archive; the host's apt configuration when empty."""
+    security_mirror: str = ""
+    """Base address of the security archive; the host's apt configuration when empty."""
+    snapshot: str = ""
+    """Address with {archive} and {stamp} (as 20260102T030405Z) that is tried for packages that left the mirror."""
+    signing_key: str = ""
+    """Private key, or public key of an agent's, that signs versions; the administrator's default key when empty."""
+    lock: str = ""
+    """Lock file to build from; the committed images/images.lock when empty."""
+
+    @property
+    def store_path(self) -> Path:
+        """`store` as a path."""
+        return Path(self.store)
+
+    @property
+    def cache_path(self) -> Path:
+        """`cache` as a path."""
+        return Path(self.cache)
+
+
+def load() -> Settings:
+    """The settings in force. Raises InputError when a folder is not an absolute path."""
+    values = {
+        field: os.environ[name]
+        for field in Settings.__struct_fields__
+        if (name := f"BACKLINE_BUILD_{field.upper()}") in os.environ
+    }
+    settings = Settings(**values)
+    for field in ("store", "cache"):
+        if not getattr(settings, field).startswith("/"):
+            raise InputError("settings.path", f"BACKLINE_BUILD_{field.upper()} must be an absolute path")
+    return settings
+
+
+def source_root() -> Path:
+    """The checkout that holds images/, services/ and units/. Raises InputError outside of one."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / "images").is_dir():
+        raise InputError("source.missing", "images/ is not beside the builder", hint="run `build` from a checkout")
+    return root
