@@ -86,7 +86,8 @@ class Store:
 
     def have(self, role: str, version: str) -> bool:
         """Whether the version is there; says nothing of its bytes."""
-        return (self.path(role, version) / manifests.NAME).is_file()
+        path = self.path(role, version)
+        return (path / manifests.NAME).is_file() and not path.is_symlink()
 
     def find(self, role: str, version: str) -> Path:
         """The folder of a version. Raises MissingError("store.unknown") with near names."""
@@ -419,6 +420,10 @@ class Store:
     def unpin(self, name: str) -> Ref:
         """Take a pin away, and return what it held. Raises MissingError("store.pin") with near names."""
         return self.wanted.unpin(name)
+
+    def pins(self) -> dict[str, Ref]:
+        """Pins by name, sorted."""
+        return self.wanted.pins()
 
     def set_current(self, ref: Ref) -> None:
         """Note that this is the last version that was built, or found built, of its role. Writes only a change."""
