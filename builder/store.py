@@ -324,7 +324,7 @@ class Store:
         except FileNotFoundError:
             if self._names(target):
                 raise IntegrityError(
-                    "store.tampered", "holds no manifest.json", where=str(target), hint=_REPAIR
+                    "store.tampered", "holds no manifest.json", where=str(target), hint="`build gc` clears it away"
                 ) from None
             return False
         if there != data:
