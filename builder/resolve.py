@@ -224,7 +224,7 @@ def _locked_source(state: Path, apt: Apt, old: Lock, update: Update, pool: Pool)
     folder.mkdir(parents=True)
     try:
         make_repository(pool, kept, folder, suite=_LOCKED_SUITE, epoch=old.epoch)
-        yield f"Types: deb\nURIs: file://{apt.inside}/locked\nSuites: {_LOCKED_SUITE}\nComponents: main\nTrusted: yes\n"
+        yield f"Types: deb\nURIs: copy://{apt.inside}/locked\nSuites: {_LOCKED_SUITE}\nComponents: main\nTrusted: yes\n"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -276,6 +276,8 @@ def _stanzas(lists: Path, hashes: set[str]) -> dict[str, dict[str, str]]:
     """SHA-256 → control fields, from the package lists apt downloaded and verified."""
     found: dict[str, dict[str, str]] = {}
     for path in sorted(lists.glob("*_Packages")):
+        if f"dists_{_LOCKED_SUITE}_" in path.name:
+            continue  # what is locked says of itself where it came from
         for block in path.read_text().split("\n\n"):
             start = block.rfind("\nSHA256: ")
             digest = block[start + 9 : start + 73]

@@ -6,6 +6,8 @@ index is the one that the host's pip is configured for.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -117,3 +119,24 @@ def compile_tree(target: Path, folder: str, *, tree: Path, epoch: int) -> None:
     run(sandbox.argv(command, variables=Environment().variables(epoch)))
 
 
+
+
+def ensure(pool: Pool, wheels: list[LockedWheel], cache: Path, *, tree: Path, epoch: int) -> Path:
+    """The installed tree of these wheels, from the cache where it is there."""
+    import hashlib
+
+    from builder import overlay
+
+    words = [Path(__file__).read_text(), tree.name, str(epoch), *(wheel.sha256 for wheel in wheels)]
+    target = cache / "wheels" / hashlib.sha256("\n".join(words).encode()).hexdigest()[:32]
+    if not target.is_dir():
+        aside = target.with_name(f".{target.name}.{os.getpid()}")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True, mode=0o755)
+        install(pool, wheels, aside, tree=tree, epoch=epoch)
+        overlay.normalise_modes(aside)
+        with contextlib.suppress(OSError):  # another build was faster
+            aside.rename(target)
+        shutil.rmtree(aside, ignore_errors=True)
+    target.with_name(target.name + ".used").touch()
+    return target

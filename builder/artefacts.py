@@ -1,0 +1,58 @@
+"""Makes a version's files from a finished tree: root.erofs, root.verity, tree.zst. Same tree, same bytes.
+
+All by programs of the tools tree, on a fixed path inside, with salts and UUIDs made from the recipe id. EROFS keeps
+each file's own time (Python checks its bytecode against it), sorts names itself, and is told to store hard links as
+files. The compression was chosen by measuring: docs/decisions/erofs-compression.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from builder.recipe import Recipe
+from builder.sandbox import Environment, Sandbox
+from services.common.errors import BacklineError
+from services.common.process import run
+
+COMPRESSION = ("-zzstd,3", "-C65536")
+_LABEL = "backline-root"
+
+
+def _run(
+    tools: Path, argv: Sequence[str], *, tree: Path | None, out: Path, epoch: int, environment: Environment
+) -> str:
+    sandbox = Sandbox(
+        tools=tools,
+        read_only={tree: "/tree"} if tree else {},
+        writable={out: "/out"},
+        environment=environment,
+    )
+    return run(sandbox.argv(argv, variables=environment.variables(epoch))).stdout
+
+
+def make_erofs(tools: Path, tree: Path, out: Path, recipe: Recipe, *, epoch: int, environment: Environment) -> None:
+    """Write `out`/root.erofs (mkfs.erofs(1))."""
+    command = ["mkfs.erofs", "--quiet", *COMPRESSION, "-T", str(epoch), "--mkfs-time", "-U", recipe.seed]
+    command += ["-L", _LABEL[:15], "--hard-dereference", "/out/root.erofs", "/tree"]
+    _run(tools, command, tree=tree, out=out, epoch=epoch, environment=environment)
+
+
+def make_verity(tools: Path, out: Path, recipe: Recipe, *, epoch: int, environment: Environment) -> str:
+    """Write `out`/root.verity over root.erofs and return the root hash, 64 hex digits (veritysetup(8))."""
+    salt = hashlib.sha256(f"verity {recipe.identity}".encode()).hexdigest()
+    command = ["veritysetup", "format", "--salt", salt, "--uuid", recipe.seed]
+    command += ["/out/root.erofs", "/out/root.verity"]
+    text = _run(tools, command, tree=None, out=out, epoch=epoch, environment=environment)
+    match = re.search(r"^Root hash:\s+([0-9a-f]{64})$", text, re.MULTILINE)
+    if match is None:
+        raise BacklineError("image.verity", f"veritysetup printed no root hash:\n{text}")
+    return match[1]
+
+
+def compress(tools: Path, out: Path, name: str, *, epoch: int, environment: Environment) -> None:
+    """Replace `out`/`name` by `out`/`name`.zst without its inner suffix rules: plain `zstd -19`, one thread."""
+    command = ["zstd", "--quiet", "-12", "--single-thread", "--rm", f"/out/{name}", "-o", f"/out/{name}.zst"]
+    _run(tools, command, tree=None, out=out, epoch=epoch, environment=environment)

@@ -1,0 +1,224 @@
+"""Runs mkosi: offline, in the tools tree, layer on layer, from a repository of exactly the locked packages.
+
+A role is built as mkosi would build it in one go (`flat`), or on the cached tree of what it includes: the base's
+packages, then the role's, then our own files, by how often they change. `build check` builds flat and compares, so every
+check also proves that both ways give the same tree. mkosi's own incremental cache is never used: its key ignores versions.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder import config, ids, overlay, recipe
+from builder.config import Image
+from builder.lock import Lock, LockedPackage
+from builder.pool import Pool, make_repository
+from builder.sandbox import Environment, Sandbox
+from services.common.errors import BacklineError, HostError
+from services.common.process import explain_exit, run
+
+_OUTPUT = "image"
+_FAKETIME = "usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+_HANDED_ON = ("Distribution.Distribution", "Distribution.Release", "Distribution.Architecture", "Output.Format")
+_SECTIONS = ("Distribution", "Output", "Content", "Build")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every step of a build needs. `work` is an empty folder of the build's own, removed by its owner."""
+
+    root: Path
+    lock: Lock
+    pool: Pool
+    cache: Path
+    tools: Path
+    work: Path
+    log: Path
+    environment: Environment = Environment()
+
+
+def masters(tools: Path) -> dict[str, str]:
+    """Debian's static passwd and group, from the tools tree's base-passwd (the version that the images have)."""
+    return {name: (tools / f"usr/share/base-passwd/{name}.master").read_text() for name in ("passwd", "group")}
+
+
+def build_layers(ctx: Context, role: str) -> Path:
+    """The tree with all packages of `role` and nothing of ours, from the cache where it is there; its path."""
+    below: Path | None = None
+    parent: str | None = None
+    for layer, sections in recipe.of_layers(ctx.root, role, ctx.lock).items():
+        target = ctx.cache / "layers" / recipe.layer_id(sections)
+        if not target.is_dir():
+            image = config.load(ctx.root, layer)
+            have = {package.name for package in ctx.lock.of(parent)} if parent else set()
+            packages = [package for package in ctx.lock.of(layer) if package.name not in have]
+            tree = _install(ctx, image, packages, below=below)
+            keep(tree, target)
+        target.with_name(target.name + ".used").touch()
+        below, parent = target, layer
+    assert below is not None
+    return below
+
+
+def keep(tree: Path, target: Path) -> None:
+    """Move a finished tree into the cache as `target`; where another build was faster, drop it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        tree.rename(target)
+    except OSError:
+        if target.is_dir():  # another build was faster
+            shutil.rmtree(tree)
+            return
+        aside = target.with_name(f".{target.name}.{os.getpid()}")
+        shutil.rmtree(aside, ignore_errors=True)
+        run(["cp", "--archive", "--reflink=auto", tree, aside])
+        aside.rename(target)
+        shutil.rmtree(tree)
+
+
+def _install(ctx: Context, image: Image, packages: list[LockedPackage], *, below: Path | None) -> Path:
+    """One package layer: `packages` on the tree `below`, or from nothing. Returns the new tree, in the working folder."""
+    step = _Step(ctx, f"layer-{image.role}")
+    _stage_skeleton(ctx, image, step.path / "skeleton", below=below)
+    make_repository(
+        ctx.pool, ctx.lock.of(image.role), step.path / "repo", suite=suite_of(image), epoch=ctx.lock.epoch
+    )
+    return step.run(image, packages=[package.name for package in packages], base=below)
+
+
+def finish(ctx: Context, image: Image, below: Path, extra: list[Path]) -> Path:
+    """Our own files on the packages' tree `below`: configuration, services, scripts, presets. Returns the new tree."""
+    step = _Step(ctx, f"final-{image.role}")
+    make_repository(ctx.pool, [], step.path / "repo", suite=suite_of(image), epoch=ctx.lock.epoch)
+    scripts = overlay.stage_scripts(ctx.root, image, step.path / "scripts")
+    return step.run(image, base=below, extra=extra, scripts=scripts)
+
+
+def flat(ctx: Context, image: Image, extra: list[Path]) -> Path:
+    """The whole image in one run of mkosi, as a user without the builder would build it."""
+    step = _Step(ctx, f"flat-{image.role}")
+    packages = ctx.lock.of(image.role)
+    _stage_skeleton(ctx, image, step.path / "skeleton", below=None)
+    make_repository(ctx.pool, packages, step.path / "repo", suite=suite_of(image), epoch=ctx.lock.epoch)
+    scripts = overlay.stage_scripts(ctx.root, image, step.path / "scripts")
+    return step.run(image, packages=[package.name for package in packages], extra=extra, scripts=scripts)
+
+
+def suite_of(image: Image) -> str:
+    """The suite that mkosi expects in its repository."""
+    return image.settings["Distribution.Release"]
+
+
+def _stage_skeleton(ctx: Context, image: Image, target: Path, *, below: Path | None) -> None:
+    """What is there before the first package: the skeleton trees, and the users with their static ids."""
+    target.mkdir(parents=True)
+    overlay.stage_trees(ctx.root, recipe.image_files(ctx.root, image), target, kind="mkosi.skeleton")
+    present = {package.name for package in ctx.lock.of(image.role)} | set(image.services)
+    entries = ids.select(ids.load(ctx.root), present)
+    (target / "etc").mkdir(exist_ok=True)
+    if below is None:
+        files = ids.render(entries, masters(ctx.tools))
+    else:
+        files = {}
+        full = ids.render(entries, masters(ctx.tools))
+        for name, text in full.items():
+            known = (below / "etc" / name).read_text()
+            have = {line.split(":")[0] for line in known.splitlines()}
+            files[name] = known + "".join(
+                f"{line}\n" for line in text.splitlines() if line and line.split(":")[0] not in have
+            )
+    for name, text in files.items():
+        (target / "etc" / name).write_text(text)
+    if ctx.environment.clock_offset_days:  # package scripts run inside the root: the library has to be there too
+        overlay.copy(ctx.tools / _FAKETIME, target / _FAKETIME)
+    overlay.normalise_modes(target)
+
+
+class _Step:
+    """One run of mkosi, in a folder of its own below the working folder."""
+
+    def __init__(self, ctx: Context, name: str) -> None:
+        self.ctx = ctx
+        self.path = ctx.work / name
+        for folder in ("conf", "out", "ws", "pkgcache", "repo"):
+            (self.path / folder).mkdir(parents=True)
+
+    def run(
+        self,
+        image: Image,
+        *,
+        packages: list[str] | None = None,
+        base: Path | None = None,
+        extra: list[Path] | None = None,
+        scripts: dict[str, list[str]] | None = None,
+    ) -> Path:
+        """Run mkosi; the tree that it made. Raises BacklineError("image.mkosi") with the end of its output."""
+        ctx, inside = self.ctx, self.ctx.environment.work
+        settings: dict[str, list[tuple[str, str]]] = {section: [] for section in _SECTIONS}
+        for key, value in image.settings.items():
+            section, _, name = key.partition(".")
+            if key not in ("Distribution.Repositories", "Config.MinimumVersion"):
+                settings[section].append((name, value))
+        settings["Distribution"].append(("LocalMirror", f"file://{inside}/repo"))
+        settings["Output"] += [("Output", _OUTPUT), ("OutputDirectory", f"{inside}/out")]
+        settings["Build"] += [
+            ("WorkspaceDirectory", f"{inside}/ws"),
+            ("PackageCacheDirectory", f"{inside}/pkgcache"),
+            ("Incremental", "no"),
+            ("WithNetwork", "no"),
+            ("Environment", "\n    ".join(["", *image.environment])),
+        ]
+        content = settings["Content"]
+        content.append(("SourceDateEpoch", str(ctx.lock.epoch)))
+        read_only: dict[Path, str] = {}
+        if base is not None:
+            read_only[base] = f"{inside}/base"
+            content.append(("BaseTrees", f"{inside}/base"))
+        if (self.path / "skeleton").is_dir():
+            content.append(("SkeletonTrees", f"{inside}/skeleton"))
+        content.append(("Packages", "\n    ".join(["", *(packages or [])])))
+        for number, tree in enumerate(extra or []):
+            read_only[tree] = f"{inside}/extra{number}"
+            content.append(("ExtraTrees", f"{inside}/extra{number}"))
+        for setting, names in (scripts or {}).items():
+            content.append((setting, ",".join(f"{inside}/scripts/{name}" for name in names)))
+        if image.remove and scripts is not None:
+            content.append(("RemoveFiles", ",".join(image.remove)))
+        text = "".join(
+            f"[{section}]\n" + "".join(f"{name}={value}\n" for name, value in rows) + "\n"
+            for section, rows in settings.items()
+        )
+        (self.path / "conf/mkosi.conf").write_text(text)
+        self._execute(image, read_only)
+        return self.path / "out" / _OUTPUT
+
+    def _execute(self, image: Image, read_only: dict[Path, str]) -> None:
+        ctx, inside = self.ctx, self.ctx.environment.work
+        sandbox = Sandbox(
+            tools=ctx.tools,
+            writable={self.path: inside},
+            read_only=read_only,
+            environment=ctx.environment,
+        )
+        variables = ctx.environment.variables(ctx.lock.epoch)
+        if ctx.environment.clock_offset_days:
+            variables |= {"LD_PRELOAD": f"/{_FAKETIME}", "FAKETIME": f"+{ctx.environment.clock_offset_days}d"}
+        command = ["mkosi", "--directory", f"{inside}/conf", "--force", "build"]
+        with ctx.log.open("ab") as log:
+            start = log.tell()
+            done = run(sandbox.argv(command, variables=variables, chdir=f"{inside}/conf"), stdout=log, stderr=log, check=False)
+        if done.returncode:
+            with ctx.log.open("rb") as log:
+                log.seek(start)
+                tail = log.read().decode(errors="replace").strip().splitlines()[-30:]
+            if any("No space left on device" in line for line in tail):
+                raise HostError("image.full", f"no space left while building {image.role}", hint="`build gc --dry-run`")
+            raise BacklineError(
+                "image.mkosi",
+                f"building {image.role}: mkosi {explain_exit(done.returncode)}; the end of its output:\n"
+                + "\n".join(f"  {line}" for line in tail),
+                hint=f"to replay: build image {image.role} --verbose",
+            )

@@ -1,0 +1,224 @@
+"""Takes out of a finished tree what would differ from build to build or must not be in an image, and proves it.
+
+Two tables: what is removed, with its reason, and what is refused by content (private keys, `secret "` lines). A key
+inside a file that a package ships byte for byte is public, and no secret; one that a script generated is, and the build
+fails with its path. Nothing of an id, a host or a hall is written into a tree.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from builder import tree
+from services.common.errors import BacklineError, HostError
+
+# Glob below the tree → why it goes. A pattern that ends in "/*" empties the folder and keeps it.
+REMOVED = {
+    "etc/ssh/ssh_host_*": "host keys are made at first boot",
+    "etc/ssl/private/ssl-cert-snakeoil.key": "made by ssl-cert's script",
+    "etc/ssl/certs/ssl-cert-snakeoil.pem": "made by ssl-cert's script",
+    "etc/bind/rndc.key": "made at first boot",
+    "etc/postgresql/*/*": "a cluster is made at first boot",
+    "var/lib/postgresql/*/*": "a cluster is made at first boot",
+    "var/log/*": "logs of the build",
+    "var/cache/*": "caches hold inode numbers and times",
+    "var/lib/apt/*": "package lists",
+    "var/lib/dpkg/*-old": "backup made by dpkg",
+    "var/lib/dpkg/lock*": "lock files",
+    "var/lib/dpkg/triggers/Lock": "lock file",
+    "var/lib/systemd/random-seed": "random",
+    "var/lib/systemd/credential.secret": "secret",
+    "var/lib/systemd/catalog/database": "derived, holds times",
+    "var/lib/dbus/machine-id": "identity",
+    "var/lib/systemd/deb-systemd-*": "bookkeeping of package scripts in the order they ran",
+    "var/lib/ucf/*.[0-9]": "backup made by ucf",
+    "var/lib/pam/seen": "bookkeeping in the order packages were configured",
+    "var/tmp/*": "scratch",
+    "tmp/*": "scratch",
+    "run/*": "scratch",
+    "etc/*-": "backup of passwd and friends",
+    "etc/.pwd.lock": "lock file",
+    "etc/.updated": "holds the time",
+    "var/.updated": "holds the time",
+    "etc/hostname": "identity",
+    "etc/apt/sources.list*": "images are never updated in place",
+    "etc/apt/sources.list.d/*": "images are never updated in place",
+    "root/.*history": "history",
+    "root/.cache": "cache",
+    "boot/*.dpkg-*": "backup made by dpkg",
+    "usr/lib/x86_64-linux-gnu/faketime": "only there while `build check` shifts the clock",
+}
+# Folders that a package made below an emptied one and that its daemon expects; tmpfiles.d makes the others.
+_KEPT_BELOW = ("var/log", "var/cache", "var/lib/apt")
+
+_SECRET = re.compile(
+    rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----\s+[A-Za-z0-9+/=:\s]{40}|^\s*secret\s+\"[A-Za-z0-9+/=]{16,}\"", re.MULTILINE
+)
+_SORTED = ("passwd", "group", "shadow", "gshadow", "subuid", "subgid")
+
+
+@dataclass
+class Report:
+    """What was touched: removed paths by reason, for the log."""
+
+    removed: dict[str, list[str]] = field(default_factory=dict)
+
+
+def normalise(root: Path, *, epoch: int) -> Report:
+    """Normalise the tree at `root` in place. Raises HostError("host.clock") when this host's clock is behind `epoch`."""
+    import time
+
+    if time.time() < epoch:
+        raise HostError(
+            "host.clock", "this host's clock is behind the lock's date, so times would leak", hint="set the clock"
+        )
+    report = Report()
+    for pattern, reason in REMOVED.items():
+        for path in sorted(root.glob(pattern)):
+            if _keeps(root, path, pattern):
+                _empty(path, report, reason)
+            else:
+                report.removed.setdefault(reason, []).append(str(path.relative_to(root)))
+                _remove(path)
+    _accounts(root, epoch)
+    _identity(root)
+    for name in ("var/lib/ucf/hashfile", "var/lib/ucf/registry", "var/lib/dpkg/triggers/File"):
+        _sort_lines(root / name)
+    clamp(root, epoch)
+    return report
+
+
+def _keeps(root: Path, path: Path, pattern: str) -> bool:
+    top = str(path.relative_to(root).parent)
+    return pattern.endswith("/*") and top in _KEPT_BELOW and path.is_dir() and not path.is_symlink()
+
+
+def _empty(folder: Path, report: Report, reason: str) -> None:
+    """Remove every file below `folder` and keep its folders, with their owners and modes."""
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            report.removed.setdefault(reason, []).append(name)
+            (Path(parent) / name).unlink()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _accounts(root: Path, epoch: int) -> None:
+    """Sort the account files by id and make the shadow files anew: no password, last change on the epoch's day."""
+    etc = root / "etc"
+    if not (etc / "passwd").exists():
+        return
+    for name in ("passwd", "group"):
+        lines = [line for line in (etc / name).read_text().splitlines() if line]
+        lines.sort(key=lambda line: (int(line.split(":")[2]), line))
+        (etc / name).write_text("".join(f"{line}\n" for line in lines))
+    day = epoch // 86400
+    users = [line.split(":")[0] for line in (etc / "passwd").read_text().splitlines()]
+    groups = [line.split(":") for line in (etc / "group").read_text().splitlines()]
+    shadow = next((line.split(":")[2] for line in (etc / "group").read_text().splitlines() if line.startswith("shadow:")), "0")
+    for name, lines in (
+        ("shadow", [f"{user}:*:{day}:0:99999:7:::" for user in users]),
+        ("gshadow", [f"{parts[0]}:*::{parts[3]}" for parts in groups]),
+    ):
+        (etc / name).write_text("".join(f"{line}\n" for line in lines))
+        os.chown(etc / name, 0, int(shadow))
+        (etc / name).chmod(0o640)
+
+
+def _identity(root: Path) -> None:
+    """machine-id(5): "uninitialized" makes the first boot of a machine its first boot."""
+    machine_id = root / "etc/machine-id"
+    if (root / "usr/lib/systemd/systemd").exists():
+        machine_id.unlink(missing_ok=True)
+        machine_id.write_text("uninitialized\n")
+        machine_id.chmod(0o444)
+
+
+def _sort_lines(path: Path) -> None:
+    if path.exists():
+        path.write_text("".join(sorted(path.read_text().splitlines(keepends=True))))
+
+
+def clamp(root: Path, epoch: int) -> None:
+    """No entry is younger than `epoch`; what a package dates earlier stays as it is (times are whole seconds)."""
+    top = os.fsencode(root)
+    for name in tree.names(root):
+        path = os.path.join(top, name)
+        info = os.lstat(path)
+        seconds = min(int(info.st_mtime), epoch)
+        if info.st_mtime_ns != seconds * 10**9:
+            os.utime(path, ns=(seconds * 10**9, seconds * 10**9), follow_symlinks=False)
+
+
+class SecretScanner:
+    """Looks at every byte of a tree while it is hashed; `check` refuses what it found outside of shipped files."""
+
+    def __init__(self) -> None:
+        self.suspects: set[bytes] = set()
+
+    def inspect(self, path: bytes, chunk: bytes) -> None:
+        """See one chunk of one file (`builder.tree.Inspector`)."""
+        if (b"PRIVATE KEY-----" in chunk or b'secret "' in chunk) and _SECRET.search(chunk):
+            self.suspects.add(path)
+
+    def check(self, root: Path) -> None:
+        """Raises BacklineError("image.secret") naming every generated file that holds a key or a secret."""
+        found = [os.fsdecode(path) for path in sorted(self.suspects) if not _shipped(root, os.fsdecode(path))]
+        if found:
+            raise BacklineError(
+                "image.secret",
+                "generated files hold private keys or secrets:\n  " + "\n  ".join(found),
+                hint="remove them in builder/normalise.py, and make them at first boot",
+            )
+
+
+def _shipped(root: Path, path: str) -> bool:
+    """Whether a package of the tree ships `path` with exactly these bytes (dpkg's md5sums; wheels' files are fetched)."""
+    import hashlib
+
+    if path.startswith("usr/lib/backline/site/"):
+        return True
+    digest = hashlib.md5((root / path).read_bytes(), usedforsecurity=False).hexdigest()
+    names = {path, path.removeprefix("usr/") if path.startswith("usr/lib") else path}
+    lines = {f"{digest}  {name}" for name in names}
+    for sums in (root / "var/lib/dpkg/info").glob("*.md5sums"):
+        if any(line in lines for line in sums.read_text(errors="replace").splitlines()):
+            return True
+    return False
+
+
+_FORBIDDEN = (
+    "etc/ssh/ssh_host_*",
+    "var/lib/systemd/random-seed",
+    "var/lib/systemd/credential.secret",
+    "var/lib/dbus/machine-id",
+    "var/lib/apt/lists/*_*",
+    "var/log/**/*.log",
+    "var/log/journal/*/*",
+    "var/lib/postgresql/*/*/PG_VERSION",
+    "etc/hall.toml",
+    "etc/backline/hall.toml",
+)
+
+
+def assert_clean(root: Path) -> None:
+    """Raises BacklineError("image.state") when something that only one machine may have is in the tree."""
+    found = sorted(str(path.relative_to(root)) for pattern in _FORBIDDEN for path in root.glob(pattern))
+    machine_id = root / "etc/machine-id"
+    if machine_id.exists() and machine_id.read_text() != "uninitialized\n":
+        found.append("etc/machine-id")
+    for path in root.glob("etc/shadow"):
+        found += [f"etc/shadow: a password for {line.split(':')[0]}" for line in path.read_text().splitlines() if line.split(":")[1] not in ("*", "!*", "!")]
+    if found:
+        raise BacklineError("image.state", "the tree holds state of one machine:\n  " + "\n  ".join(found))
+
+
