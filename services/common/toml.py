@@ -8,7 +8,6 @@ tomllib has accepted it before (TOML 1.0.0, https://toml.io/en/v1.0.0).
 from __future__ import annotations
 
 import bisect
-import ipaddress
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import TypeVar, cast
 import msgspec
 from msgspec import inspect
 
+from services.common.codec import convert
 from services.common.errors import InputError, nearest
 
 T = TypeVar("T")
@@ -29,14 +29,6 @@ _END = " (at end of document)"
 _AT = re.compile(r" - at `(?:key` in `)?\$(?P<path>.*)`$", re.DOTALL)
 _STEP = re.compile(r"\.(?P<field>[^.\[\]]+)|\[(?P<index>\d+)\]|(?P<any>\[\.\.\.\])")
 _UNKNOWN = re.compile(r"unknown field `(?P<field>[^`]+)`")
-_ADDRESSES = (
-    ipaddress.IPv4Address,
-    ipaddress.IPv6Address,
-    ipaddress.IPv4Network,
-    ipaddress.IPv6Network,
-    ipaddress.IPv4Interface,
-    ipaddress.IPv6Interface,
-)
 
 
 class TomlDocument:
@@ -102,7 +94,7 @@ def load(path: Path, *, area: str = "settings") -> TomlDocument:
 def decode(document: TomlDocument, type: type[T]) -> T:
     """Convert a document strictly; structs with `forbid_unknown_fields` refuse keys that they do not know.
 
-    Knows ipaddress types and Path besides what msgspec knows. Raises InputError("<area>.invalid").
+    Knows the types of `services.common.codec`. Raises InputError("<area>.invalid").
     """
     try:
         return convert(document.data, type)
@@ -114,11 +106,6 @@ def decode(document: TomlDocument, type: type[T]) -> T:
         hint = nearest(found["field"], fields) or (f"known keys: {', '.join(fields)}" if fields else None)
         raise document.error(keypath, "no such key", hint=hint)
     raise document.error(keypath, message[:1].lower() + message[1:])
-
-
-def convert(data: object, type: type[T]) -> T:
-    """msgspec.convert, strict, with the house's extra types. Raises msgspec.ValidationError."""
-    return msgspec.convert(data, type=type, strict=True, dec_hook=_dec_hook)
 
 
 def dotted(keypath: Sequence[str | int]) -> str:
@@ -151,20 +138,6 @@ def struct_fields(type: object, keypath: KeyPath) -> list[str]:
         info = _child(info, step)
     info = _struct(info)
     return [field.encode_name for field in info.fields] if isinstance(info, inspect.StructType) else []
-
-
-def _dec_hook(type: type, value: object) -> object:
-    if type in _ADDRESSES and isinstance(value, str):
-        try:
-            return type(value)
-        except ValueError as error:
-            kind = type.__name__[:4] + " " + type.__name__[4:].lower()
-            raise ValueError(f"{value!r} is not an {kind}: {error}") from error
-    if type is Path and isinstance(value, str):
-        return Path(value)
-    if type in _ADDRESSES or type is Path:
-        raise ValueError(f"Expected a string, got {value!r}")
-    raise NotImplementedError(f"no conversion to {type.__name__}")
 
 
 def _guilty_key(data: object, type: type[T], keypath: KeyPath, message: str) -> str:
