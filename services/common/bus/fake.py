@@ -1,0 +1,157 @@
+"""A systemd in memory, for tests of what talks to one. What it can do wrong is named: `Fault`.
+
+It behaves as the real one does where services rely on it: jobs end by themselves, results come as JobRemoved, a unit
+that does not exist is MissingError, changes are announced to whoever has subscribed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fnmatch
+import itertools
+import threading
+from collections.abc import AsyncIterator, Iterable, Sequence
+from enum import Enum, auto
+
+import msgspec
+
+from services.common.bus.model import (
+    BusError,
+    Event,
+    JobRemoved,
+    Resync,
+    TransientService,
+    UnitChanged,
+    UnitDetails,
+    UnitStatus,
+)
+from services.common.errors import BusyError, MissingError
+
+
+class Fault(Enum):
+    """What the fake does wrong while the fault is in `FakeSystemd.faults`."""
+
+    UNREACHABLE = auto()  # there is no bus
+    DENIED = auto()  # every change is refused
+    JOBS_FAIL = auto()  # jobs end with result "failed", units with it
+    JOBS_HANG = auto()  # jobs never end
+
+
+class FakeSystemd:
+    """Implements `model.Manager` and `model.Events`."""
+
+    def __init__(self, units: Iterable[UnitDetails] = ()) -> None:
+        self.units = {unit.name: unit for unit in units}
+        self.faults: set[Fault] = set()
+        self._lock = threading.Lock()
+        self._jobs = itertools.count(1)
+        self._subscribers: list[tuple[asyncio.AbstractEventLoop, asyncio.Queue[Event]]] = []
+
+    def list_units(self, *, states: Sequence[str] = (), patterns: Sequence[str] = ()) -> list[UnitStatus]:
+        """Loaded units, by name."""
+        self._reachable()
+        with self._lock:
+            units = sorted(self.units.values(), key=lambda unit: unit.name)
+        return [
+            UnitStatus(unit.name, unit.description, unit.load, unit.active, unit.sub)
+            for unit in units
+            if (not states or {unit.load, unit.active, unit.sub} & set(states))
+            and (not patterns or any(fnmatch.fnmatchcase(unit.name, pattern) for pattern in patterns))
+        ]
+
+    def unit(self, name: str) -> UnitDetails:
+        """One unit."""
+        self._reachable()
+        with self._lock:
+            if name not in self.units:
+                raise MissingError("unit.unknown", f"there is no unit {name}")
+            return self.units[name]
+
+    def start(self, name: str, *, mode: str = "replace") -> str:  # noqa: ARG002
+        """Start it: active, running."""
+        return self._job(name, "active", "running")
+
+    def stop(self, name: str, *, mode: str = "replace") -> str:  # noqa: ARG002
+        """Stop it: inactive, dead."""
+        return self._job(name, "inactive", "dead")
+
+    def restart(self, name: str, *, mode: str = "replace") -> str:  # noqa: ARG002
+        """Restart it: active, running."""
+        return self._job(name, "active", "running")
+
+    def start_transient(self, service: TransientService, *, mode: str = "fail") -> str:  # noqa: ARG002
+        """Add a unit and start it."""
+        self._reachable()
+        with self._lock:
+            if service.name in self.units:
+                raise BusyError("unit.exists", f"unit {service.name} exists")
+            self.units[service.name] = make_unit(service.name, service.description, active="inactive", sub="dead")
+        return self._job(service.name, "active", "running")
+
+    @contextlib.asynccontextmanager
+    async def subscribe(self) -> AsyncIterator[AsyncIterator[Event]]:
+        """Events, for a block."""
+        self._reachable()
+        queue: asyncio.Queue[Event] = asyncio.Queue()
+        queue.put_nowait(Resync())
+        entry = (asyncio.get_running_loop(), queue)
+        self._subscribers.append(entry)
+
+        async def events() -> AsyncIterator[Event]:
+            while True:
+                yield await queue.get()
+
+        try:
+            yield events()
+        finally:
+            self._subscribers.remove(entry)
+
+    def lose_connection(self) -> None:
+        """What a bus that restarts looks like to those who have subscribed."""
+        self._announce(Resync())
+
+    def set_state(self, name: str, active: str, sub: str) -> None:
+        """Change a unit behind everybody's back."""
+        with self._lock:
+            self.units[name] = msgspec.structs.replace(self.units[name], active=active, sub=sub)
+        self._announce(UnitChanged(name, active, sub))
+
+    def _job(self, name: str, active: str, sub: str) -> str:
+        self.unit(name)
+        if Fault.DENIED in self.faults:
+            raise BusError("bus.denied", "systemd refused: access denied")
+        path = f"/org/freedesktop/systemd1/job/{next(self._jobs)}"
+        if Fault.JOBS_HANG in self.faults:
+            return path
+        failed = Fault.JOBS_FAIL in self.faults
+        self.set_state(name, "failed" if failed else active, "failed" if failed else sub)
+        self._announce(JobRemoved(path, name, "failed" if failed else "done"))
+        return path
+
+    def _reachable(self) -> None:
+        if Fault.UNREACHABLE in self.faults:
+            raise BusError("bus.unreachable", "no answer from the bus at fake:")
+
+    def _announce(self, event: Event) -> None:
+        for loop, queue in list(self._subscribers):
+            loop.call_soon_threadsafe(queue.put_nowait, event)
+
+
+def make_unit(
+    name: str, description: str = "", *, load: str = "loaded", active: str = "active", sub: str = "running"
+) -> UnitDetails:
+    """A unit with everything filled in."""
+    return UnitDetails(
+        name=name,
+        description=description or name,
+        load=load,
+        active=active,
+        sub=sub,
+        file_state="enabled",
+        active_since=1_700_000_000.5,
+        invocation="00" * 16,
+        main_pid=100,
+        result="success",
+        restarts=0,
+    )

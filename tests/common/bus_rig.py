@@ -1,0 +1,240 @@
+"""A private bus with a systemd on it: a real dbus-daemon, and an object that answers as org.freedesktop.systemd1 does.
+
+PID 1 of a test machine need not be systemd, and nobody's real systemd should be told to stop things by a test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from services.common.bus.model import UnitDetails, unit_from_path, unit_to_path
+from services.common.process import running, spawn
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from dbus_next.aio.message_bus import MessageBus
+    from dbus_next.constants import MessageType
+    from dbus_next.message import Message
+    from dbus_next.signature import Variant
+
+ROOT = Path(__file__).parents[2]
+SYSTEMD = "org.freedesktop.systemd1"
+MANAGER_PATH = "/org/freedesktop/systemd1"
+CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>system</type>
+  <listen>unix:path={socket}</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default"><allow send_destination="*"/><allow receive_sender="*"/><allow own="*"/></policy>
+</busconfig>
+"""
+
+
+@contextlib.contextmanager
+def bus_daemon(folder: Path) -> Iterator[str]:
+    """A dbus-daemon of our own; gives its address."""
+    if shutil.which("dbus-daemon") is None:
+        pytest.skip("missing capability: dbus-daemon (Debian package dbus-daemon)")
+    socket = folder / "bus"
+    socket.unlink(missing_ok=True)
+    config = folder / "bus.conf"
+    config.write_text(CONFIG.format(socket=socket))
+    argv = ["dbus-daemon", "--nofork", "--nopidfile", "--print-address", f"--config-file={config}"]
+    # It says on stderr that it may not raise its limit of open files; nobody needs that.
+    with running(spawn(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline()  # printed once it listens
+        process.stdout.close()
+        assert address, "dbus-daemon did not start"
+        yield f"unix:path={socket}"
+    socket.unlink(missing_ok=True)
+
+
+class SystemdOnBus:
+    """org.freedesktop.systemd1 on a bus, in a process of its own, told what to do on its standard input.
+
+    It cannot be a thread of the test: pystemd holds the interpreter's lock while it waits for an answer.
+    """
+
+    def __init__(self, address: str, units: list[UnitDetails]) -> None:
+        self._argv = [sys.executable, "-m", "tests.common.bus_rig", address, msgspec.json.encode(units).decode()]
+
+    def __enter__(self) -> SystemdOnBus:
+        with contextlib.ExitStack() as stack:
+            child = stack.enter_context(
+                running(spawn(self._argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            )
+            assert child.stdin is not None
+            assert child.stdout is not None
+            self._stdin = stack.enter_context(child.stdin)
+            self._stdout = stack.enter_context(child.stdout)
+            assert self._stdout.readline() == b"ready\n", "the bus rig did not start"
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def _tell(self, *command: object) -> Any:
+        self._stdin.write(msgspec.json.encode(command) + b"\n")
+        self._stdin.flush()
+        return msgspec.json.decode(self._stdout.readline())
+
+    def change(self, name: str, active: str, sub: str) -> None:
+        """Announce PropertiesChanged of a unit."""
+        self._tell("change", name, active, sub)
+
+    def deny(self) -> None:
+        """Refuse every job from now on."""
+        self._tell("deny")
+
+    def end_jobs_with(self, result: str) -> None:
+        """The result of every job from now on."""
+        self._tell("result", result)
+
+    def calls(self) -> list[tuple[str, list[Any]]]:
+        """The member and arguments of every call so far."""
+        return [(member, body) for member, body in self._tell("calls")]
+
+    def reset(self) -> None:
+        """As it was at first."""
+        self._tell("reset")
+
+
+class Systemd:
+    """The object in the process of `SystemdOnBus`."""
+
+    def __init__(self, address: str, units: list[UnitDetails]) -> None:
+        self.units = {unit.name: unit for unit in units}
+        self.address = address
+        self.reset()
+
+    def reset(self) -> None:
+        self.calls: list[tuple[str, list[Any]]] = []
+        self.deny = False
+        self.job_result = "done"
+        self.jobs = 0
+
+    async def run(self) -> None:
+        self.bus = MessageBus(bus_address=self.address)
+        await self.bus.connect()
+        self.bus.add_message_handler(self._answer)
+        await self.bus.request_name(SYSTEMD)
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        print("ready", flush=True)
+        while line := await reader.readline():
+            command, *arguments = msgspec.json.decode(line)
+            result = await self._obey(command, arguments)
+            print(
+                msgspec.json.encode(result, enc_hook=lambda value: getattr(value, "value", None)).decode(), flush=True
+            )
+
+    async def _obey(self, command: str, arguments: list[str]) -> object:
+        match command:
+            case "change":
+                name, active, sub = arguments
+                changed = {"ActiveState": Variant("s", active), "SubState": Variant("s", sub)}
+                interface = "org.freedesktop.DBus.Properties"
+                body = [f"{SYSTEMD}.Unit", changed, []]
+                path = unit_to_path(name)
+                await self.bus.send(Message.new_signal(path, interface, "PropertiesChanged", "sa{sv}as", body))
+            case "deny":
+                self.deny = True
+            case "result":
+                self.job_result = arguments[0]
+            case "reset":
+                self.reset()
+            case "calls":
+                return self.calls
+        return None
+
+    def _answer(self, message: Message) -> Message | None:
+        if message.message_type is not MessageType.METHOD_CALL:
+            return None
+        self.calls.append((message.member or "", message.body))
+        answers: dict[str, Callable[[Message], Message]] = {
+            "Subscribe": Message.new_method_return,
+            "ListUnitsByPatterns": self._list,
+            "LoadUnit": lambda message: Message.new_method_return(message, "o", [unit_to_path(message.body[0])]),
+            "Get": self._get,
+            "StartUnit": self._job,
+            "StopUnit": self._job,
+            "RestartUnit": self._job,
+            "StartTransientUnit": self._job,
+        }
+        return answers[message.member or ""](message)
+
+    def _list(self, message: Message) -> Message:
+        states, patterns = message.body
+        rows = [
+            [unit.name, unit.description, unit.load, unit.active, unit.sub, "", unit_to_path(unit.name), 0, "", "/"]
+            for unit in self.units.values()
+            if (not states or unit.active in states) and (not patterns or unit.name in patterns)
+        ]
+        return Message.new_method_return(message, "a(ssssssouso)", [rows])
+
+    def _get(self, message: Message) -> Message:
+        _, key = message.body
+        unit = self.units.get(unit_from_path(message.path or "") or "")
+        if unit is None:
+            value = Variant("s", "not-found" if key == "LoadState" else "")
+        else:
+            value = {
+                "Id": Variant("s", unit.name),
+                "Description": Variant("s", unit.description),
+                "LoadState": Variant("s", unit.load),
+                "ActiveState": Variant("s", unit.active),
+                "SubState": Variant("s", unit.sub),
+                "UnitFileState": Variant("s", unit.file_state),
+                "ActiveEnterTimestamp": Variant("t", int(unit.active_since * 1_000_000)),
+                "InvocationID": Variant("ay", bytes.fromhex(unit.invocation)),
+                "MainPID": Variant("u", unit.main_pid),
+                "NRestarts": Variant("u", unit.restarts),
+                "Result": Variant("s", unit.result),
+            }[key]
+        return Message.new_method_return(message, "v", [value])
+
+    def _job(self, message: Message) -> Message:
+        name = message.body[0]
+        if self.deny:
+            return Message.new_error(message, "org.freedesktop.DBus.Error.AccessDenied", "no")
+        if message.member != "StartTransientUnit" and name not in self.units:
+            return Message.new_error(message, f"{SYSTEMD}.NoSuchUnit", f"Unit {name} not found.")
+        self.jobs += 1
+        path = f"{MANAGER_PATH}/job/{self.jobs}"
+        body = [self.jobs, path, name, self.job_result]
+        self.bus.send(Message.new_method_return(message, "o", [path]))
+        self.bus.send(Message.new_signal(MANAGER_PATH, f"{SYSTEMD}.Manager", "JobRemoved", "uoss", body))
+        return True  # type: ignore[return-value]  # dbus-next: handled, the answer is sent already
+
+
+async def spoof_to_everybody(address: str, body: list[Any]) -> None:
+    """A JobRemoved that somebody else sends straight to each connection of the bus."""
+    bus = MessageBus(bus_address=address)
+    await bus.connect()
+    for number in range(int((bus.unique_name or ":1.0").rpartition(".")[2])):
+        message = Message.new_signal(MANAGER_PATH, f"{SYSTEMD}.Manager", "JobRemoved", "uoss", body)
+        message.destination = f":1.{number}"
+        await bus.send(message)
+    bus._user_disconnect = True
+    bus._finalize(None)  # type: ignore[no-untyped-call]
+    bus._stream.close()
+    bus._sock.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(Systemd(sys.argv[1], msgspec.json.decode(sys.argv[2], type=list[UnitDetails])).run())
