@@ -2,8 +2,8 @@
 
 There is no list of commands here. Each part names its command module in the entry-point group `backline.commands`;
 only the one that is called is imported, so starting up stays fast. A command module has `SUMMARY` (one line) and
-`parser(prog) -> argparse.ArgumentParser`, whose parsed namespace holds `run`, a function of that namespace that returns an
-exit code.
+`parser(prog) -> argparse.ArgumentParser`, whose parsed namespace holds `run`, a function of that namespace that returns
+an exit code.
 """
 
 from __future__ import annotations

@@ -1,0 +1,134 @@
+"""The edge of a service: HTTP requests become structs here, structs become answers, and nothing else passes.
+
+A handler is `async def handler(request) -> Struct | Response | None`; `operation` makes a Starlette route of it that
+also carries what OpenAPI has to know. What a client sends wrong is one of the `request.*` errors of
+`services.common.problem`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+from msgspec import inspect
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from services.common.codec import convert, decode_json, encode_json
+from services.common.errors import UsageError
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+Handler = Callable[[Request], Awaitable[msgspec.Struct | Response | None]]
+
+BODY_SECONDS = 30.0  # a client that sends its body slower than this holds a connection for nothing
+
+
+class Operation(Route):
+    """A route that knows its documentation: `summary`, the structs it takes and answers, and the errors it may give."""
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        handler: Handler,
+        *,
+        summary: str,
+        query: type[msgspec.Struct] | None = None,
+        body: type[msgspec.Struct] | None = None,
+        answer: type[msgspec.Struct] | None = None,
+        status: int = 200,
+        media_type: str = "application/json",
+        errors: Sequence[int] = (),
+        name: str | None = None,
+        max_body_size: int | None = None,
+    ) -> None:
+        async def endpoint(request: Request) -> Response:
+            result = await handler(request)
+            if isinstance(result, Response):
+                return result
+            if result is None:
+                return Response(status_code=204)
+            return Response(encode_json(result), status_code=status, media_type=media_type)
+
+        endpoint.__doc__ = handler.__doc__
+        super().__init__(
+            path,
+            endpoint,
+            methods=[method],
+            name=name or getattr(handler, "__name__", "operation"),
+            max_body_size=max_body_size,
+        )
+        self.method = method
+        self.summary = summary
+        self.description = handler.__doc__
+        self.query = query
+        self.body = body
+        self.answer = answer
+        self.status = status
+        self.media_type = media_type
+        self.errors = tuple(errors)
+
+
+async def read_body(request: Request, type: type[T]) -> T:
+    """The JSON body as a struct.
+
+    Raises UsageError: `request.type`, `request.syntax`, `request.body`, `request.late`.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        raise UsageError(
+            "request.type",
+            f"the body is {media_type or 'of no named type'}",
+            hint="send Content-Type: application/json",
+        )
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            content = await request.body()
+    except TimeoutError as error:
+        raise UsageError("request.late", f"the body took longer than {BODY_SECONDS:.0f} s") from error
+    try:
+        return decode_json(content, type)
+    except msgspec.ValidationError as error:
+        raise UsageError("request.body", _lower(str(error))) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UsageError("request.syntax", f"the body is not JSON: {_lower(str(error))}") from error
+
+
+def read_query(request: Request, type: type[T]) -> T:
+    """The query parameters as a struct; a list field takes a parameter that is repeated.
+
+    Raises UsageError("request.query"); unknown parameters are refused by structs that forbid unknown fields.
+    """
+    info = inspect.type_info(type)
+    assert isinstance(info, inspect.StructType)
+    lists = {field.encode_name for field in info.fields if is_list(field.type)}
+    values: dict[str, object] = {}
+    for key in request.query_params:
+        given = request.query_params.getlist(key)
+        if key in lists:
+            values[key] = given
+        elif len(given) > 1:
+            raise UsageError("request.query", f"{key} is given {len(given)} times")
+        else:
+            values[key] = given[0]
+    try:
+        return convert(values, type, strict=False)
+    except msgspec.ValidationError as error:
+        raise UsageError("request.query", _lower(str(error)).replace("`$.", "`")) from error
+
+
+def is_list(info: inspect.Type) -> bool:
+    """Does a field of this type take several values?"""
+    if isinstance(info, inspect.Metadata):
+        return is_list(info.type)
+    if isinstance(info, inspect.UnionType):
+        return any(is_list(member) for member in info.types)
+    return isinstance(info, inspect.ListType | inspect.VarTupleType | inspect.SetType | inspect.FrozenSetType)
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]

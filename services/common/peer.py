@@ -1,0 +1,116 @@
+"""Who is on the other end of a connection, and how long it may keep us waiting.
+
+uvicorn shows an application neither the socket nor the kernel's word on the caller. `PeerProtocol` is its HTTP/1.1
+protocol with three things added, all at the connection, before the first byte is believed:
+
+- on a unix socket, the caller's credentials (SO_PEERCRED and SO_PEERGROUPS, unix(7)) become `peer_of(request)`. They
+  are the kernel's, taken when the caller connected; no header can change them. On TCP `peer_of` is None.
+- a request line and headers that are not there within `HEADER_SECONDS` end the connection.
+- more than `MAX_TCP` connections over TCP are refused, so that a flood from the network leaves the unix socket alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import Any, ClassVar
+
+import msgspec
+from starlette.requests import HTTPConnection
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from services.common.errors import BacklineError, Exit
+
+HEADER_SECONDS = 10.0
+MAX_TCP = 256
+_KEY = "backline.peer"
+_SO_PEERGROUPS = getattr(socket, "SO_PEERGROUPS", 59)  # asm-generic/socket.h, since Linux 4.13
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """The process at the other end of a unix socket, as it was when it connected."""
+
+    pid: int
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+    def belongs_to(self, *gids: int) -> bool:
+        """Is one of `gids` its group, or among its supplementary groups?"""
+        return not {self.gid, *self.groups}.isdisjoint(gids)
+
+
+class AccessError(BacklineError):
+    """The caller may not do this."""
+
+    exit = Exit.HOST
+
+
+def peer_of(request: HTTPConnection) -> Peer | None:
+    """The caller on a unix socket, or None over TCP."""
+    peer = request.scope.get("state", {}).get(_KEY)
+    return peer if isinstance(peer, Peer) else None
+
+
+def credentials(connection: socket.socket) -> Peer | None:
+    """The kernel's word on the other end of a connected socket; None when it is not a unix socket."""
+    if connection.family != socket.AF_UNIX:
+        return None
+    pid, uid, gid = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    try:
+        raw = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * 1024)
+    except OSError:  # more groups than that, or an old kernel: claim none
+        raw = b""
+    return Peer(pid, uid, gid, struct.unpack(f"{len(raw) // 4}I", raw))
+
+
+class PeerProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1, with credentials, a deadline for headers and a limit for TCP. One instance a connection."""
+
+    tcp_connections: ClassVar[set[PeerProtocol]] = set()
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        peer = None if connection is None else credentials(connection)
+        # uvicorn copies app_state into the scope of each request: a copy of our own is this connection's state.
+        self.app_state = {**self.app_state, _KEY: peer}
+        if peer is None:
+            if len(self.tcp_connections) >= MAX_TCP:
+                transport.abort()
+                return
+            self.tcp_connections.add(self)
+        self._expect_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.tcp_connections.discard(self)
+        self._headers_came()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._headers_came()
+        elif self._late is None and not self.transport.is_closing():
+            self._expect_headers()
+
+    def _expect_headers(self) -> None:
+        self._late = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
+
+    def _headers_came(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
