@@ -1,0 +1,136 @@
+"""What the daemons of a machine say to a set of files, and telling them of a new one.
+
+`Live` talks to the machine that we run on; `Offline` is for a tree that no machine runs from, and for tests.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+from collections.abc import Set
+from pathlib import Path
+from typing import Protocol
+
+from services.common import process
+from services.common.errors import InputError
+from services.hall import render
+from services.hall.generations import inside
+
+PATIENCE = 30.0  # seconds for a check or a request; none of them does real work
+_UNITS = {"ssh.service": render.SSHD, "chrony.service": render.CHRONY, "systemd-resolved.service": render.RESOLVED}
+_NETWORKD = "systemd-networkd.service"
+
+
+class Daemons(Protocol):
+    """The machine as `services.hall.apply` needs it."""
+
+    def hostname(self) -> str:
+        """The host name that the machine has now."""
+        ...
+
+    def set_hostname(self, name: str) -> None:
+        """Give it the (transient) host name `name`."""
+        ...
+
+    def check(self, files: Path) -> None:
+        """Ask each daemon that can check its configuration below `files`. Raises InputError("hall.refused")."""
+        ...
+
+    def tell(self, changed: Set[str]) -> list[str]:
+        """Tell the daemons that run of changed targets; returns who was told. Raises ProcessFailed."""
+        ...
+
+
+class Offline:
+    """A tree that no machine runs from: nothing to ask, nobody to tell."""
+
+    def __init__(self, hostname: str = "localhost") -> None:
+        self.name = hostname
+
+    def hostname(self) -> str:
+        return self.name
+
+    def set_hostname(self, name: str) -> None:
+        self.name = name
+
+    def check(self, files: Path) -> None:
+        pass
+
+    def tell(self, changed: Set[str]) -> list[str]:
+        del changed
+        return []
+
+
+class Live:
+    """The machine that we run on."""
+
+    def hostname(self) -> str:
+        return socket.gethostname()
+
+    def set_hostname(self, name: str) -> None:
+        # The kernel's name is what hostnamed calls transient; no bus is needed this early, and no file is left.
+        socket.sethostname(name)
+
+    def check(self, files: Path) -> None:
+        check_sshd(inside(files, render.SSHD))
+        check_chrony(inside(files, render.CHRONY))
+
+    def tell(self, changed: Set[str]) -> list[str]:
+        network = any(target.startswith(render.NETWORKD) for target in changed)
+        units = [unit for unit, target in _UNITS.items() if target in changed]
+        asked = [*units, *([_NETWORKD] if network else [])]
+        if not asked or program("systemctl") is None:
+            return []
+        # Not all are active: at boot none is, they start after us.
+        states = process.run(["systemctl", "is-active", *asked], check=False, deadline=_soon()).stdout.split()
+        active = [unit for unit, state in zip(asked, states, strict=False) if state == "active"]
+        if _NETWORKD in active:
+            process.run(["networkctl", "reload"], deadline=_soon())
+        if restart := [unit for unit in active if unit != _NETWORKD]:
+            # Without --no-block a reload in a boot transaction would wait for itself.
+            process.run(["systemctl", "try-reload-or-restart", "--no-block", *restart], deadline=_soon())
+        return active
+
+
+def _soon() -> float:
+    return time.monotonic() + PATIENCE
+
+
+def program(name: str) -> str | None:
+    """The path of a daemon, also where PATH lacks the sbin folders."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/bin")
+
+
+def check_sshd(config: Path) -> None:
+    """Let sshd read its drop-in (sshd(8) -G). Raises InputError("hall.refused").
+
+    -G, not -t: that one wants host keys, a user sshd and /run/sshd, which are not there this early. Where there is no
+    sshd, or one before 9.3 that does not know -G, nothing is said.
+    """
+    sshd = program("sshd")
+    if sshd is not None and sshd_knows_g(sshd):
+        _ask("sshd", [sshd, "-G", "-f", str(config)])
+
+
+def sshd_knows_g(sshd: str) -> bool:
+    """Whether this sshd can check a configuration without being set up (OpenSSH 9.3)."""
+    return "option -- " not in process.run([sshd, "-G", "-f", "/dev/null"], check=False, deadline=_soon()).stderr
+
+
+def check_chrony(config: Path) -> None:
+    """Let chronyd read its drop-in (chronyd(8) -p). Raises InputError("hall.refused"); without a chronyd nothing."""
+    chronyd = program("chronyd")
+    if chronyd is not None:
+        _ask("chronyd", [chronyd, "-p", "-f", str(config)])
+
+
+def _ask(daemon: str, argv: list[str]) -> None:
+    try:
+        process.run(argv, deadline=_soon())
+    except process.ProcessFailed as error:
+        said = "\n".join(error.completed.stderr.strip().splitlines()[-5:])
+        raise InputError(
+            "hall.refused", f"{daemon} refuses its rendered configuration: {said}", hint=error.hint
+        ) from error
