@@ -93,12 +93,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """What to keep besides roots.
 
     What is younger than `days`; the cache folders `keep`, by id, of any kind; the pool files `keep_hashes`, to which
-    those of kept versions are added.
+    those of kept versions are added. Where no lock could be read these are None: then pool files go only by age, too.
     """
 
     days: float = 14
     keep: frozenset[str] = frozenset()
-    keep_hashes: frozenset[str] = frozenset()
+    keep_hashes: frozenset[str] | None = None
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -172,7 +172,8 @@ def plan(facts: Facts, policy: Policy) -> Plan:
     for leftover in facts.leftovers:
         item = Item("leftover", Path(leftover.path).name, leftover.path, leftover.bytes, "")
         decide(item, [], "its process is dead")
-    hashes = set(policy.keep_hashes)
+    hashes = set(policy.keep_hashes or ())
+    pool_days = policy.days * DAY if policy.keep_hashes is None else GRACE
     for version in sorted(facts.versions, key=lambda version: (version.added, version.ref)):
         reasons = reasons_to_keep(version, facts, policy)
         if reasons:
@@ -188,8 +189,8 @@ def plan(facts: Facts, policy: Policy) -> Plan:
     for pooled in sorted(facts.pooled, key=lambda pooled: pooled.path):
         age = facts.now - pooled.written
         reasons = ["locked"] * (pooled.sha256 in hashes and not pooled.partial)
-        if age < (policy.days * DAY if pooled.partial else GRACE):
-            reasons.append("just written" if not pooled.partial else "an unfinished download")
+        if age < (policy.days * DAY if pooled.partial else max(pool_days, GRACE)):
+            reasons.append("written recently" if not pooled.partial else "an unfinished download")
         item = Item("pool", Path(pooled.path).name, pooled.path, pooled.bytes, "")
         decide(item, reasons, "no lock or kept version names it")
     return Plan(delete, keep, list(facts.problems), policy.days)

@@ -103,7 +103,7 @@ policies = st.builds(
     Policy,
     days=st.floats(0, 60),
     keep=st.frozensets(st.text("abc", min_size=1, max_size=2)),
-    keep_hashes=st.frozensets(st.sampled_from([c * 64 for c in "abcdef"])),
+    keep_hashes=st.none() | st.frozensets(st.sampled_from([c * 64 for c in "abcdef"])),
 )
 
 
@@ -136,12 +136,21 @@ def test_a_plan_holds_everything_once_and_says_why(facts: Facts, policy: Policy)
 def test_pool_files_of_kept_versions_stay(facts: Facts, policy: Policy) -> None:
     plan = gc.plan(facts, policy)
     kept = {item.name for item in plan.keep if item.kind == "version"}
-    hashes = policy.keep_hashes.union(*(version.hashes for version in facts.versions if str(version.ref) in kept))
+    hashes = (policy.keep_hashes or frozenset()).union(
+        *(version.hashes for version in facts.versions if str(version.ref) in kept)
+    )
     deleted = sum(item.kind == "pool" for item in plan.delete)
     free = [one for one in facts.pooled if one.partial or one.sha256 not in hashes]
     assert deleted <= len(free)
     old = [one for one in free if facts.now - one.written > max(gc.GRACE, policy.days * DAY)]
     assert deleted >= len(old)
+
+
+@given(facts, st.floats(1, 60))
+def test_without_a_lock_the_pool_goes_by_age(facts: Facts, days: float) -> None:
+    plan = gc.plan(facts, Policy(days=days))
+    deleted = sum(item.kind == "pool" for item in plan.delete)
+    assert deleted <= sum(facts.now - one.written >= days * DAY for one in facts.pooled)
 
 
 def test_a_kept_version_says_all_its_reasons() -> None:
