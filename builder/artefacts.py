@@ -15,7 +15,6 @@ from pathlib import Path
 from builder.recipe import Recipe
 from builder.sandbox import Environment, Sandbox
 from services.common.errors import BacklineError
-from services.common.process import run
 
 COMPRESSION = ("-zzstd,3", "-C65536")
 _LABEL = "backline-root"
@@ -30,7 +29,7 @@ def _run(
         writable={out: "/out"},
         environment=environment,
     )
-    return run(sandbox.argv(argv, variables=environment.variables(epoch))).stdout
+    return sandbox.run(argv, variables=environment.variables(epoch)).stdout
 
 
 def make_erofs(tools: Path, tree: Path, out: Path, recipe: Recipe, *, epoch: int, environment: Environment) -> None:

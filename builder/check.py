@@ -152,7 +152,9 @@ def guilty_paths(first: dict[bytes, tree.Entry], second: dict[bytes, tree.Entry]
             differs = ["only in the second build" if one is None else "only in the first build"]
         else:
             pairs = zip(tree.Entry._fields, one, two, strict=True)
-            differs = [f"{name} {a} / {b}" if name not in ("content", "xattrs") else name for name, a, b in pairs if a != b]
+            differs = [
+                f"{name} {a} / {b}" if name not in ("content", "xattrs") else name for name, a, b in pairs if a != b
+            ]
         text = os.fsdecode(path)
         found.append(Guilty(path=text, differs=differs, package=None, cause=likely_cause(text, differs)))
     return found
@@ -211,5 +213,3 @@ def _describe(elsewhere: dict[str, str]) -> str:
         f"umask {elsewhere['umask']}, {elsewhere['cpus']} CPU, host {elsewhere['hostname']}, {elsewhere['timezone']}, "
         f"locale {elsewhere['locale']}, the clock {elsewhere['clock_offset_days']} days ahead"
     )
-
-

@@ -67,7 +67,9 @@ def parser(prog: str) -> argparse.ArgumentParser:
     _complete(verb.add_argument("role", nargs="+", help="gw, rhfs, nfsroot..."), _roles)
     verb.add_argument("--verbose", action="store_true", help="show mkosi's own output when it is done")
 
-    verb = _add(verbs, "check", run_check, "build a role or version again under other conditions and compare every byte")
+    verb = _add(
+        verbs, "check", run_check, "build a role or version again under other conditions and compare every byte"
+    )
     _complete(verb.add_argument("name", metavar="ROLE|VERSION"), _names)
 
     verb = _add(verbs, "lock", run_lock, "resolve packages and wheels into images/images.lock; what is locked stays")
@@ -119,11 +121,15 @@ def parser(prog: str) -> argparse.ArgumentParser:
     new = what.add_parser("new", help="make a key and trust it")
     new.add_argument("name")
     listing = what.add_parser("list", help="list keys and trusted signers")
+    default = what.add_parser("default", help="choose the key that signs")
+    default.add_argument("name")
     rotate = what.add_parser("rotate", help="make a new key; the old one stays trusted for a while")
     rotate.add_argument("old")
     rotate.add_argument("new")
     rotate.add_argument("--days", type=int, default=30, help="overlap (default: %(default)s)")
-    for each in (new, listing, rotate):
+    for each in (new, rotate):
+        each.add_argument("--passphrase", action="store_true", help="ask for a passphrase on the terminal")
+    for each in (new, listing, default, rotate):
         each.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
     return top
 
@@ -261,8 +267,8 @@ def run_list(arguments: argparse.Namespace) -> int:
 
 def run_show(arguments: argparse.Namespace) -> int:
     """`build show VERSION`."""
-    from builder import keys
     from builder.image import Shop
+    from builder.keys import Keyring
     from builder.versions import human
     from services.common.errors import IntegrityError
 
@@ -271,7 +277,7 @@ def run_show(arguments: argparse.Namespace) -> int:
     ref = shop.store.resolve(arguments.version)
     manifest = shop.store.verify(ref.role, ref.version) if arguments.verify else shop.store.check(ref.role, ref.version)
     try:
-        trusted = shop.store.require_signed(ref.role, ref.version, keys.trusted())
+        trusted = shop.store.require_signed(ref.role, ref.version, Keyring().signers())
         signed = f"signed by {', '.join(trusted)}"
     except IntegrityError as error:
         if arguments.verify:
@@ -293,8 +299,10 @@ def run_diff(arguments: argparse.Namespace) -> int:
 
     shop = _shop(arguments)
     assert isinstance(shop, Shop)
-    report = diff.diff(shop.store, shop.store.resolve(arguments.first), shop.store.resolve(arguments.second))
-    _print(arguments, report, diff.render(report))
+    sizes = diff.pool_sizes(shop.settings.cache_path / "pool")
+    first, second = shop.store.resolve(arguments.first), shop.store.resolve(arguments.second)
+    report = diff.diff(shop.store, first, second, sizes=sizes)
+    _print(arguments, report, diff.render_diff(report))
     return Exit.OK
 
 
@@ -305,20 +313,22 @@ def run_why(arguments: argparse.Namespace) -> int:
 
     shop = _shop(arguments)
     assert isinstance(shop, Shop)
-    report = diff.why(shop.store, shop.store.resolve(arguments.first), shop.store.resolve(arguments.second))
+    sizes = diff.pool_sizes(shop.settings.cache_path / "pool")
+    first, second = shop.store.resolve(arguments.first), shop.store.resolve(arguments.second)
+    report = diff.why(shop.store, first, second, sizes=sizes)
     _print(arguments, report, diff.render_why(report))
     return Exit.OK
 
 
 def run_sbom(arguments: argparse.Namespace) -> int:
     """`build sbom VERSION`: the stored document, byte for byte."""
-    from builder import sbom
+    from builder import manifest
     from builder.image import Shop
 
     shop = _shop(arguments)
     assert isinstance(shop, Shop)
     ref = shop.store.resolve(arguments.version)
-    sys.stdout.write((shop.store.find(ref.role, ref.version) / sbom.NAME).read_text())
+    sys.stdout.write((shop.store.find(ref.role, ref.version) / manifest.SBOM).read_text())
     return Exit.OK
 
 
@@ -376,16 +386,24 @@ def run_gc(arguments: argparse.Namespace) -> int:
 
 
 def run_keys(arguments: argparse.Namespace) -> int:
-    """`build keys new|list|rotate`."""
+    """`build keys new|list|rotate|default`."""
+    from datetime import timedelta
+
     from builder import keys
 
+    ring = keys.Keyring()
+    if arguments.what == "rotate":
+        if arguments.days < 0:
+            raise UsageError("keys.days", "--days cannot be negative")
+        rotation = ring.rotate(
+            arguments.old, arguments.new, overlap=timedelta(days=arguments.days), ask_passphrase=arguments.passphrase
+        )
+        _print(arguments, rotation, keys.render_rotation(rotation))
+        return Exit.OK
     if arguments.what == "new":
-        document: object = keys.new(arguments.name)
-    elif arguments.what == "rotate":
-        document = keys.rotate(arguments.old, arguments.new, days=arguments.days)
-    else:
-        document = keys.listing()
-    _print(arguments, document, keys.render(document))
+        ring.new(arguments.name, ask_passphrase=arguments.passphrase)
+    elif arguments.what == "default":
+        ring.set_default(arguments.name)
+    listing = ring.listing()
+    _print(arguments, listing, keys.render(listing))
     return Exit.OK
-
-

@@ -72,12 +72,12 @@ def files(root: Path, services: list[str]) -> list[str]:
         if module in seen:
             continue
         seen.add(module)
-        path = _file(root, module)
-        if path is None:  # a name imported from a module
+        source = _file(root, module)
+        if source is None:  # a name imported from a module
             continue
-        found.add(str(path.relative_to(root)))
-        info = path.stat()
-        for name in _imports(path, module, (info.st_size, info.st_mtime_ns)):
+        found.add(str(source.relative_to(root)))
+        info = source.stat()
+        for name in _imports(source, module, (info.st_size, info.st_mtime_ns)):
             wanted += _with_parents(name)
     return sorted([*found, *units(root, services)])
 

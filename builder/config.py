@@ -20,7 +20,12 @@ TOOLS = "tools"
 INITRD = "initrd"
 
 # Section → settings that the builder hands on to mkosi; the lists collect, the others replace.
-_LISTS = {("Content", "Packages"), ("Content", "RemoveFiles"), ("Content", "Environment"), ("Distribution", "Repositories")}
+_LISTS = {
+    ("Content", "Packages"),
+    ("Content", "RemoveFiles"),
+    ("Content", "Environment"),
+    ("Distribution", "Repositories"),
+}
 _SCALARS = {
     ("Config", "MinimumVersion"),
     ("Distribution", "Distribution"),
@@ -252,14 +257,26 @@ def tracked_files(root: Path, folders: list[str]) -> list[str]:
 
     A checkout without git (an unpacked archive) counts every file.
     """
-    command = ["git", "-C", root, "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    command = [
+        "git",
+        "-C",
+        str(root),
+        "-c",
+        "safe.directory=*",
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]
     listing = run([*command, "--", *folders], check=False)
     if listing.returncode == 0:
         names = {name for name in listing.stdout.split("\0") if name}
     else:
         names = {
-            str(path.relative_to(root)) for folder in folders for path in (root / folder).rglob("*") if not path.is_dir()
+            str(path.relative_to(root))
+            for folder in folders
+            for path in (root / folder).rglob("*")
+            if not path.is_dir()
         }
     return sorted(name for name in names if (root / name).exists() or (root / name).is_symlink())
-
-

@@ -120,6 +120,8 @@ def _disk_error(error: OSError, path: Path) -> BacklineError:
         with contextlib.suppress(OSError):
             path.unlink()
         return HostError(
-            "fetch.full", f"no space left on the disk of {path.parent}", hint="free some: `build gc --dry-run` says what"
+            "fetch.full",
+            f"no space left on the disk of {path.parent}",
+            hint="free some: `build gc --dry-run` says what",
         )
     return HostError("fetch.disk", f"cannot write {path}: {os.strerror(error.errno or 0)}")

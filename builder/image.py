@@ -116,12 +116,13 @@ def _build(shop: Shop, wanted: Recipe, ref: Ref, store: Store) -> None:
 
 def sign(shop: Shop, ref: Ref) -> str | None:
     """Sign a version with the administrator's key; returns the signer's name, None when there is no key yet."""
-    from builder import keys
+    from builder.keys import Keyring
     from services.common import signing
 
-    key = Path(shop.settings.signing_key) if shop.settings.signing_key else keys.default_key()
-    if key is None:
-        shop.progress.note(f"{ref} is not signed: there is no signing key yet (`build keys new NAME` makes one)")
+    try:
+        key = Path(shop.settings.signing_key) if shop.settings.signing_key else Keyring().default()
+    except BacklineError as error:
+        shop.progress.note(f"{ref} is not signed: {error.message} ({error.hint})")
         return None
     data = (shop.store.find(ref.role, ref.version) / manifests.NAME).read_bytes()
     name = key.name.removesuffix(".pub")
@@ -257,12 +258,13 @@ def stage(shop: Shop, ctx: object, image: Image) -> list[Path]:
     overlay.normalise_modes(extra)
     if image.wheels is None:
         return [extra]
-    return [wheels.ensure(ctx.pool, ctx.lock.wheels_of(image.wheels), ctx.cache, tree=ctx.tools, epoch=ctx.lock.epoch), extra]
+    return [
+        wheels.ensure(ctx.pool, ctx.lock.wheels_of(image.wheels), ctx.cache, tree=ctx.tools, epoch=ctx.lock.epoch),
+        extra,
+    ]
 
 
-def finish(
-    shop: Shop, ctx: object, image: Image, wanted: Recipe, ref: Ref, tree_path: Path, out: Path
-) -> Manifest:
+def finish(shop: Shop, ctx: object, image: Image, wanted: Recipe, ref: Ref, tree_path: Path, out: Path) -> Manifest:
     """Normalise a tree, prove it, and write every file of the version into `out`."""
     from builder import artefacts, ids, initrd, layers, normalise, sbom
     from builder import tree as trees
@@ -313,11 +315,17 @@ def finish(
             for wheel in ctx.lock.wheels_of(image.wheels or "")
         ],
     )
-    (out / sbom.NAME).write_bytes(sbom.render(manifest))
-    names = sorted(path.name for path in out.iterdir() if path.name not in (RECIPE, manifests.NAME))
-    manifest = msgspec.structs.replace(
-        manifest, artefacts={name: manifests.hash_file(out / name) for name in names}
+    bill = sbom.render(
+        role=ref.role,
+        version=ref.version,
+        recipe_id=wanted.identity,
+        epoch=epoch,
+        packages=manifest.packages,
+        wheels=manifest.wheels,
     )
+    (out / manifests.SBOM).write_bytes(bill)
+    names = sorted(path.name for path in out.iterdir() if path.name not in (RECIPE, manifests.NAME))
+    manifest = msgspec.structs.replace(manifest, artefacts={name: manifests.hash_file(out / name) for name in names})
     (out / manifests.NAME).write_bytes(manifests.encode(manifest))
     shutil.rmtree(tree_path)
     return manifest

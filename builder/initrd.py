@@ -13,12 +13,21 @@ from pathlib import Path
 
 from builder import config, layers, normalise, overlay, recipe
 from builder.config import Image
+from builder.gc import touch_used
 from builder.sandbox import Sandbox
 from services.common.errors import BacklineError, InputError
-from services.common.process import run
 
 # Never needed before the root is there.
-_UNWANTED = ("var/lib/dpkg", "usr/share/doc", "usr/share/man", "usr/share/zoneinfo", "usr/share/locale", "usr/lib/python3*", "usr/share/perl*", "usr/share/bash-completion")
+_UNWANTED = (
+    "var/lib/dpkg",
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/zoneinfo",
+    "usr/share/locale",
+    "usr/lib/python3*",
+    "usr/share/perl*",
+    "usr/share/bash-completion",
+)
 
 
 def kernel_release(tree: Path) -> str:
@@ -44,7 +53,7 @@ def generic(ctx: layers.Context) -> Path:
         overlay.normalise_modes(extra)
         tree = layers.finish(ctx, image, below, [extra])
         layers.keep(_strip(tree, epoch=ctx.lock.epoch), target)
-    target.with_name(target.name + ".used").touch()
+    touch_used(target)
     return target
 
 
@@ -74,9 +83,11 @@ def modules_tree(root: Path, image: Image, target: Path) -> list[str]:
     builtin = {_module_name(line) for line in (root / base / "modules.builtin").read_text().splitlines()}
     chosen: set[str] = set()
     for wanted in image.initrd.modules:
-        found = {path for path in graph if path.startswith(wanted)} if "/" in wanted else {
-            path for path in graph if _module_name(path) == wanted.replace("-", "_")
-        }
+        found = (
+            {path for path in graph if path.startswith(wanted)}
+            if "/" in wanted
+            else {path for path in graph if _module_name(path) == wanted.replace("-", "_")}
+        )
         if not found and wanted.replace("-", "_") not in builtin:
             raise InputError(
                 "initrd.module", f"kernel {release} has no module {wanted!r}", where=f"images/{image.role}/image.toml"
@@ -119,7 +130,7 @@ def _copy(source: Path, target: Path) -> None:
 _FIRMWARE = r"""
 set -eu
 release=$1
-depmod --basedir /target "$release"
+depmod --basedir /target --moduledir /usr/lib/modules "$release"
 find "/target/usr/lib/modules/$release" -name '*.ko*' -print0 | sort -z | xargs -0 modinfo --field firmware | sort -u
 """
 
@@ -135,10 +146,10 @@ find . -mindepth 1 -print0 | LC_ALL=C sort -z |
 
 def _cpio(ctx: layers.Context, tree: Path, out: Path, name: str, *, keep_owner: bool) -> None:
     script = _CPIO.replace(" --owner=+0:+0", "") if keep_owner else _CPIO
-    sandbox = Sandbox(
-        tools=ctx.tools, read_only={tree: "/tree"}, writable={out: "/out"}, environment=ctx.environment
+    sandbox = Sandbox(tools=ctx.tools, read_only={tree: "/tree"}, writable={out: "/out"}, environment=ctx.environment)
+    sandbox.run(
+        ["bash", "-o", "pipefail", "-c", script, "cpio", name], variables=ctx.environment.variables(ctx.lock.epoch)
     )
-    run(sandbox.argv(["bash", "-o", "pipefail", "-c", script, "cpio", name], variables=ctx.environment.variables(ctx.lock.epoch)))
 
 
 def make(ctx: layers.Context, image: Image, root: Path, out: Path) -> str:
@@ -151,7 +162,7 @@ def make(ctx: layers.Context, image: Image, root: Path, out: Path) -> str:
     modules_tree(root, image, target)
     sandbox = Sandbox(tools=ctx.tools, writable={target: "/target"}, environment=ctx.environment)
     variables = ctx.environment.variables(ctx.lock.epoch)
-    names = run(sandbox.argv(["bash", "-c", _FIRMWARE, "firmware", release], variables=variables)).stdout.split()
+    names = sandbox.run(["bash", "-c", _FIRMWARE, "firmware", release], variables=variables).stdout.split()
     for name in names:
         for path in sorted((root / "usr/lib/firmware").glob(name)):
             real = path.resolve()

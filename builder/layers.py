@@ -14,6 +14,7 @@ from pathlib import Path
 
 from builder import config, ids, overlay, recipe
 from builder.config import Image
+from builder.gc import touch_used
 from builder.lock import Lock, LockedPackage
 from builder.pool import Pool, make_repository
 from builder.sandbox import Environment, Sandbox
@@ -57,7 +58,7 @@ def build_layers(ctx: Context, role: str) -> Path:
             packages = [package for package in ctx.lock.of(layer) if package.name not in have]
             tree = _install(ctx, image, packages, below=below)
             keep(tree, target)
-        target.with_name(target.name + ".used").touch()
+        touch_used(target)
         below, parent = target, layer
     assert below is not None
     return below
@@ -83,9 +84,7 @@ def _install(ctx: Context, image: Image, packages: list[LockedPackage], *, below
     """One package layer: `packages` on the tree `below`, or from nothing. Returns the new tree, in the working folder."""
     step = _Step(ctx, f"layer-{image.role}")
     _stage_skeleton(ctx, image, step.path / "skeleton", below=below)
-    make_repository(
-        ctx.pool, ctx.lock.of(image.role), step.path / "repo", suite=suite_of(image), epoch=ctx.lock.epoch
-    )
+    make_repository(ctx.pool, ctx.lock.of(image.role), step.path / "repo", suite=suite_of(image), epoch=ctx.lock.epoch)
     return step.run(image, packages=[package.name for package in packages], base=below)
 
 
@@ -209,7 +208,9 @@ class _Step:
         command = ["mkosi", "--directory", f"{inside}/conf", "--force", "build"]
         with ctx.log.open("ab") as log:
             start = log.tell()
-            done = run(sandbox.argv(command, variables=variables, chdir=f"{inside}/conf"), stdout=log, stderr=log, check=False)
+            done = sandbox.run(
+                command, variables=variables, chdir=f"{inside}/conf", stdout=log, stderr=log, check=False
+            )
         if done.returncode:
             with ctx.log.open("rb") as log:
                 log.seek(start)

@@ -130,7 +130,9 @@ def decode(data: bytes, *, where: str) -> Lock:
     except msgspec.ValidationError as error:
         raise InputError("lock.broken", str(error), where=_locate(where, data, str(error)), hint=hint) from error
     except msgspec.DecodeError as error:
-        raise InputError("lock.broken", f"not JSON: {error}", where=_locate(where, data, str(error)), hint=hint) from error
+        raise InputError(
+            "lock.broken", f"not JSON: {error}", where=_locate(where, data, str(error)), hint=hint
+        ) from error
     if lock.format != FORMAT:
         raise InputError("lock.format", f"format {lock.format}, this builder reads {FORMAT}", where=where)
     _validate(lock, where=where, hint=hint)

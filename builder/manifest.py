@@ -15,6 +15,7 @@ from services.common.errors import IntegrityError
 
 FORMAT = 1
 NAME = "manifest.json"
+SBOM = "sbom.cdx.json"
 SIGNATURE_NAMESPACE = "backline-image"
 
 

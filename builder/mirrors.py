@@ -57,7 +57,11 @@ def discover(settings: Settings, *, epoch: int | None = None) -> Mirrors:
     `epoch` (seconds) is the lock's, for the snapshot address. Raises InputError("mirror.unknown") when an archive has
     no address.
     """
-    live = {name: address for name, address in (("debian", settings.mirror), ("debian-security", settings.security_mirror)) if address}
+    live = {
+        name: address
+        for name, address in (("debian", settings.mirror), ("debian-security", settings.security_mirror))
+        if address
+    }
     if len(live) < len(ARCHIVES):
         targets = run(["apt-get", "indextargets", "--format", _FORMAT, "Identifier: Packages"], check=False)
         live = parse_targets(targets.stdout) | live

@@ -56,7 +56,8 @@ REMOVED = {
 _KEPT_BELOW = ("var/log", "var/cache", "var/lib/apt")
 
 _SECRET = re.compile(
-    rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----\s+[A-Za-z0-9+/=:\s]{40}|^\s*secret\s+\"[A-Za-z0-9+/=]{16,}\"", re.MULTILINE
+    rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----\s+[A-Za-z0-9+/=:\s]{40}|^\s*secret\s+\"[A-Za-z0-9+/=]{16,}\"",
+    re.MULTILINE,
 )
 _SORTED = ("passwd", "group", "shadow", "gshadow", "subuid", "subgid")
 
@@ -124,7 +125,9 @@ def _accounts(root: Path, epoch: int) -> None:
     day = epoch // 86400
     users = [line.split(":")[0] for line in (etc / "passwd").read_text().splitlines()]
     groups = [line.split(":") for line in (etc / "group").read_text().splitlines()]
-    shadow = next((line.split(":")[2] for line in (etc / "group").read_text().splitlines() if line.startswith("shadow:")), "0")
+    shadow = next(
+        (line.split(":")[2] for line in (etc / "group").read_text().splitlines() if line.startswith("shadow:")), "0"
+    )
     for name, lines in (
         ("shadow", [f"{user}:*:{day}:0:99999:7:::" for user in users]),
         ("gshadow", [f"{parts[0]}:*::{parts[3]}" for parts in groups]),
@@ -217,8 +220,10 @@ def assert_clean(root: Path) -> None:
     if machine_id.exists() and machine_id.read_text() != "uninitialized\n":
         found.append("etc/machine-id")
     for path in root.glob("etc/shadow"):
-        found += [f"etc/shadow: a password for {line.split(':')[0]}" for line in path.read_text().splitlines() if line.split(":")[1] not in ("*", "!*", "!")]
+        found += [
+            f"etc/shadow: a password for {line.split(':')[0]}"
+            for line in path.read_text().splitlines()
+            if line.split(":")[1] not in ("*", "!*", "!")
+        ]
     if found:
         raise BacklineError("image.state", "the tree holds state of one machine:\n  " + "\n  ".join(found))
-
-

@@ -25,12 +25,15 @@ SHAPING = (
     "artefacts.py",
     "closure.py",
     "ids.py",
+    "image.py",
     "initrd.py",
     "layers.py",
+    "manifest.py",
     "normalise.py",
     "overlay.py",
     "recipe.py",
     "sandbox.py",
+    "sbom.py",
     "tools.py",
     "tree.py",
     "wheels.py",
@@ -114,9 +117,7 @@ def of_layers(root: Path, role: str, lock: Lock) -> dict[str, Sections]:
     """
     image = config.load(root, role)
     table = ids.load(root)
-    skeletons = {
-        name: value for name, value in _files(root, image.chain).items() if "/mkosi.skeleton/" in name
-    }
+    skeletons = {name: value for name, value in _files(root, image.chain).items() if "/mkosi.skeleton/" in name}
     found: dict[str, Sections] = {}
     for folder in image.chain:
         layer = Path(folder).name
@@ -126,8 +127,15 @@ def of_layers(root: Path, role: str, lock: Lock) -> dict[str, Sections]:
             "format": {"recipe": FORMAT, "kind": "layer"},
             "settings": {key: value for key, value in _image_settings(layer_image).items() if key != "kernel"},
             "packages": _locked(lock, layer),
-            "files": {name: value for name, value in skeletons.items() if any(name.startswith(f"{f}/") for f in layer_image.chain)},
-            "ids": {entry.name: msgspec.json.encode(entry).decode() for entry in ids.select(table, present & ({p.name for p in lock.of(layer)} | set(layer_image.services)))},
+            "files": {
+                name: value
+                for name, value in skeletons.items()
+                if any(name.startswith(f"{f}/") for f in layer_image.chain)
+            },
+            "ids": {
+                entry.name: msgspec.json.encode(entry).decode()
+                for entry in ids.select(table, present & ({p.name for p in lock.of(layer)} | set(layer_image.services)))
+            },
             "builder": {name: digest for name, digest in shaping_modules().items() if name in _LAYER_MODULES},
             "tools": {"tree": lock.tools_tree},
             "source": {"epoch": str(lock.epoch)},

@@ -42,9 +42,7 @@ def check(shop: Shop) -> LockReport:
         if absent:
             raise InputError("lock.stale", f"{role}: {', '.join(absent)} is not locked", hint="run `build lock`")
     if lock.encode(locked).encode() != shop.lock_path.read_bytes():
-        raise InputError(
-            "lock.form", "not in its canonical form", where=str(shop.lock_path), hint="run `build lock`"
-        )
+        raise InputError("lock.form", "not in its canonical form", where=str(shop.lock_path), hint="run `build lock`")
     return _report(shop.lock_path, locked, locked)
 
 
@@ -79,7 +77,9 @@ def resolve_all(shop: Shop, old: Lock | None, what: Update) -> Lock:
     needed = pool.missing(new.of(tools.ROLE))
     with shop.progress.step("fetching tools", total=sum(package.size for package in needed), unit="B") as step:
         fetch.fetch_packages(pool, needed, where, advance=step.advance)
-    same_tools = old is not None and tools.key(old.of(tools.ROLE)) == tools.key(new.of(tools.ROLE)) and old.epoch == new.epoch
+    same_tools = (
+        old is not None and tools.key(old.of(tools.ROLE)) == tools.key(new.of(tools.ROLE)) and old.epoch == new.epoch
+    )
     if same_tools and old is not None and tree is not None:
         new = msgspec.structs.replace(new, tools_tree=old.tools_tree)
     else:
@@ -101,7 +101,9 @@ def _old_tools(shop: Shop, old: Lock | None, pool: Pool, where: mirrors.Mirrors)
         fetch.fetch_packages(pool, packages, where, advance=lambda _: None)
         return tools.ensure(pool, old, shop.settings.cache_path)
     except BacklineError as error:
-        shop.progress.note(f"the locked tools cannot be used ({error.message.splitlines()[0]}): the host's apt resolves")
+        shop.progress.note(
+            f"the locked tools cannot be used ({error.message.splitlines()[0]}): the host's apt resolves"
+        )
         return None
 
 

@@ -68,7 +68,13 @@ class Apt:
 
     def prepare(self, sources: str, preferences: str, acquire: str) -> None:
         """Write apt's configuration; the package lists of an earlier run stay."""
-        for name in ("etc/apt.conf.d", "etc/preferences.d", "etc/sources.list.d", "state/lists/partial", "cache/archives/partial"):
+        for name in (
+            "etc/apt.conf.d",
+            "etc/preferences.d",
+            "etc/sources.list.d",
+            "state/lists/partial",
+            "cache/archives/partial",
+        ):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         options = "".join(f'{key} "{value}";\n' for key, value in _APT_OPTIONS.items())
         places = {"Dir::Etc": "etc", "Dir::State": "state", "Dir::Cache": "cache"}
@@ -90,7 +96,7 @@ class Apt:
             network=True,
         )
         variables = Environment().variables(0) | {"APT_CONFIG": "/apt/apt.conf"} | _proxies()
-        return run(sandbox.argv(list(words), variables=variables)).stdout
+        return sandbox.run(list(words), variables=variables).stdout
 
 
 def _network_files() -> dict[Path, str]:
@@ -184,7 +190,11 @@ def resolve(
         version = apt.run("dpkg-query", "--show", "--showformat=${Version}", "apt") if tree is None else ""
     epoch = max(pocket.date for pocket in pockets)
     found = {package.name: package for package in packages}
-    if old and not update.everything and {p.name: p.sha256 for p in old.packages} == {n: p.sha256 for n, p in found.items()}:
+    if (
+        old
+        and not update.everything
+        and {p.name: p.sha256 for p in old.packages} == {n: p.sha256 for n, p in found.items()}
+    ):
         epoch, pockets = old.epoch, old.pockets  # nothing moved: the lock's date is that of its packages
     return Lock(
         format=lock.FORMAT,
@@ -249,7 +259,9 @@ def _choose(apt: Apt, wanted: dict[str, RoleRequest]) -> dict[str, list[_Row]]:
         try:
             text = apt.run("apt-get", "install", "--print-uris", "--yes", "--quiet=2", *names)
         except ProcessFailed as error:
-            unknown = re.findall(r"Unable to locate package (\S+)|Package '?(\S+?)'? has no inst", error.completed.stderr)
+            unknown = re.findall(
+                r"Unable to locate package (\S+)|Package '?(\S+?)'? has no inst", error.completed.stderr
+            )
             if unknown:
                 name = next(filter(None, unknown[0]))
                 raise MissingError(
@@ -383,7 +395,9 @@ def wheels(root: Path, sets: dict[str, str], tree: Path) -> list[LockedWheel]:
 
     found: dict[str, LockedWheel] = {}
     for name in sets:
-        report = pip(tree, root, "install", "--dry-run", "--ignore-installed", "--no-deps", "--report", "-", requirements=name)
+        report = pip(
+            tree, root, "install", "--dry-run", "--ignore-installed", "--no-deps", "--report", "-", requirements=name
+        )
         items = msgspec.json.decode(report)["install"]
         for item in items:
             file = item["download_info"]["url"].rpartition("/")[2].partition("#")[0]

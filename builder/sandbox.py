@@ -9,10 +9,15 @@ build, not even kill -9 of the builder. The mounts themselves are made by mkosi'
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
+
+from services.common import process
+from services.common.process import Completed
 
 SANDBOX_PROGRAM = "usr/lib/python3/dist-packages/mkosi/sandbox.py"
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -65,8 +70,22 @@ class Sandbox:
     network: bool = False
     environment: Environment = Environment()
 
+    def run(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        variables: Mapping[str, str],
+        chdir: str = "/",
+        stdout: int | IO[bytes] | None = subprocess.PIPE,
+        stderr: int | IO[bytes] | None = subprocess.PIPE,
+        check: bool = True,
+    ) -> Completed:
+        """Run `argv` inside, with `variables` as its whole environment. Raises ProcessFailed as `process.run` does."""
+        words = self.argv(argv, variables=variables, chdir=chdir)
+        return process.run(words, env={"PATH": PATH}, stdout=stdout, stderr=stderr, check=check)
+
     def argv(self, argv: Sequence[str | Path], *, variables: Mapping[str, str], chdir: str = "/") -> list[str]:
-        """The command to give to `services.common.process` to run `argv` inside."""
+        """The whole command line that runs `argv` inside."""
         env = self.environment
         words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc"]
         if not self.network:
@@ -85,9 +104,6 @@ class Sandbox:
             words += ["--ro-bind", str(source), target]
         for source, target in self.writable.items():
             words += ["--bind", str(source), target]
-        for name in sorted(os.environ):
-            if name not in variables:
-                words += ["--unsetenv", name]
         for name, value in sorted(variables.items()):
             words += ["--setenv", name, value]
         words += ["--chdir", chdir, "--", "/usr/bin/sh", "-c", _INIT, "sh", env.umask, env.hostname]

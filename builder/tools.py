@@ -13,15 +13,23 @@ import subprocess
 from pathlib import Path
 
 from builder import tree
+from builder.gc import touch_used
 from builder.lock import Lock, LockedPackage
 from builder.pool import Pool
 from services.common.errors import BacklineError, IntegrityError
-from services.common.process import explain_exit, run, spawn
+from services.common.process import explain_exit, spawn
 
 ROLE = "tools"
 _PLAIN_LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
 # Not needed to run a tool, and a third of the bytes.
-_UNWANTED = ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "usr/share/bug", "usr/share/lintian")
+_UNWANTED = (
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/info",
+    "usr/share/locale",
+    "usr/share/bug",
+    "usr/share/lintian",
+)
 
 
 def key(packages: list[LockedPackage]) -> str:
@@ -57,6 +65,7 @@ def ensure(pool: Pool, lock: Lock, cache: Path) -> Path:
     packages = lock.of(ROLE)
     root = cache / "tools" / key(packages)
     if root.is_dir():
+        touch_used(root)
         return root
     aside = cache / "tools" / f".{root.name}.{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
@@ -76,6 +85,7 @@ def ensure(pool: Pool, lock: Lock, cache: Path) -> Path:
                 raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+    touch_used(root)
     return root
 
 
@@ -86,12 +96,21 @@ def compile_python(root: Path) -> None:
     sandbox = Sandbox(tools=root, writable={root: "/tree"})
     command = ["python3", "-m", "compileall", "-q", "-j0", "--invalidation-mode", "unchecked-hash"]
     command += ["-s", "/tree", "-p", "/", "/tree/usr/lib/python3.13", "/tree/usr/lib/python3/dist-packages"]
-    run(sandbox.argv(command, variables=Environment().variables(0)), check=False)
+    sandbox.run(command, variables=Environment().variables(0), check=False)
 
 
 def _extract(deb: Path, root: Path) -> None:
     with spawn(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as unpacker:
-        tar = ["tar", "--extract", "--directory", root, "--keep-directory-symlink", "--numeric-owner", "--same-permissions"]
+        tar = [
+            "tar",
+            "--extract",
+            "--directory",
+            str(root),
+            "--keep-directory-symlink",
+            "--numeric-owner",
+            "--same-permissions",
+        ]
+        assert unpacker.stdout is not None
         with spawn(tar, stdin=unpacker.stdout, stderr=subprocess.PIPE) as extractor:
             _, message = extractor.communicate()
         unpacker.wait()
@@ -114,7 +133,9 @@ def _finish(root: Path) -> None:
     (root / "etc/machine-id").touch()
     for name in ("resolv.conf", "hosts"):  # mount points, for steps that need the network
         (root / "etc" / name).touch()
+    certificates = sorted((root / "usr/share/ca-certificates/mozilla").glob("*.crt"))
     (root / "etc/ssl/certs").mkdir(parents=True, exist_ok=True)
+    (root / "etc/ssl/certs/ca-certificates.crt").write_bytes(b"".join(path.read_bytes() for path in certificates))
 
 
 def _clamp(root: Path, epoch: int) -> None:
@@ -122,5 +143,3 @@ def _clamp(root: Path, epoch: int) -> None:
         path = os.path.join(os.fsencode(root), name)
         if os.lstat(path).st_mtime > epoch:
             os.utime(path, (epoch, epoch), follow_symlinks=False)
-
-

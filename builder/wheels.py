@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from urllib.parse import unquote
 
+from builder.gc import touch_used
 from builder.lock import LockedWheel
 from builder.pool import Pool
 from builder.sandbox import Environment, Sandbox
@@ -63,7 +64,7 @@ def pip(tree: Path, root: Path, *words: str, requirements: str, into: Path | Non
     command += ["--require-hashes", "--only-binary", ":all:", "-r", f"/requirements/{requirements}.txt"]
     environment = Environment().variables(0) | _proxies() | variables | {"PIP_NO_INPUT": "1"}
     try:
-        return run(sandbox.argv(command, variables=environment)).stdout
+        return sandbox.run(command, variables=environment).stdout
     except ProcessFailed as error:
         raise MissingError(
             "lock.wheel",
@@ -100,10 +101,20 @@ def install(pool: Pool, wheels: list[LockedWheel], target: Path, *, tree: Path, 
         for wheel in wheels:
             shutil.copyfile(pool.path(wheel.sha256, ".whl"), Path(aside) / wheel.file)
         sandbox = Sandbox(tools=tree, read_only={Path(aside): "/wheels"}, writable={target: "/target"})
-        command = ["python3", "-m", "pip", "--quiet", "install", "--no-index", "--no-deps", "--no-compile", "--no-warn-script-location"]
+        command = [
+            "python3",
+            "-m",
+            "pip",
+            "--quiet",
+            "install",
+            "--no-index",
+            "--no-deps",
+            "--no-compile",
+            "--no-warn-script-location",
+        ]
         command += ["--root-user-action=ignore", "--no-cache-dir", "--target", f"/target/{SITE}"]
         command += [f"/wheels/{wheel.file}" for wheel in wheels]
-        run(sandbox.argv(command, variables=Environment().variables(epoch)))
+        sandbox.run(command, variables=Environment().variables(epoch))
         shutil.rmtree(folder / "bin", ignore_errors=True)
         for record in sorted(folder.glob("*.dist-info")):
             for name in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json"):
@@ -116,9 +127,7 @@ def compile_tree(target: Path, folder: str, *, tree: Path, epoch: int) -> None:
     sandbox = Sandbox(tools=tree, writable={target: "/target"})
     command = ["python3", "-m", "compileall", "-q", "-f", "-j1", "--invalidation-mode", "unchecked-hash"]
     command += ["-s", "/target", "-p", "/", f"/target/{folder}"]
-    run(sandbox.argv(command, variables=Environment().variables(epoch)))
-
-
+    sandbox.run(command, variables=Environment().variables(epoch))
 
 
 def ensure(pool: Pool, wheels: list[LockedWheel], cache: Path, *, tree: Path, epoch: int) -> Path:
@@ -138,5 +147,5 @@ def ensure(pool: Pool, wheels: list[LockedWheel], cache: Path, *, tree: Path, ep
         with contextlib.suppress(OSError):  # another build was faster
             aside.rename(target)
         shutil.rmtree(aside, ignore_errors=True)
-    target.with_name(target.name + ".used").touch()
+    touch_used(target)
     return target
