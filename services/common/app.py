@@ -33,7 +33,7 @@ from services.common import log, openapi, problem
 from services.common.codec import encode_json
 from services.common.edge import Operation
 from services.common.errors import BacklineError, HostError
-from services.common.identity import ImageIdentity, read_identity
+from services.common.identity import ImageIdentity, Version, read_identity
 from services.common.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -50,15 +50,6 @@ class Health(msgspec.Struct, frozen=True):
 
     status: Literal["ok"]
     checks: list[str]
-
-
-class Version(msgspec.Struct, frozen=True):
-    """What runs: the service, its distribution's version, and the image around it."""
-
-    service: str
-    version: str
-    role: str | None
-    image: str | None
 
 
 class Application(Starlette):

@@ -29,6 +29,15 @@ class ImageIdentity(msgspec.Struct, frozen=True):
         return self.role is not None and self.version is not None
 
 
+class Version(msgspec.Struct, frozen=True):
+    """What runs: the service, its distribution's version, and the image around it."""
+
+    service: str
+    version: str
+    role: str | None
+    image: str | None
+
+
 def read_identity(environ: Mapping[str, str] | None = None, *, root: Path = Path("/")) -> ImageIdentity:
     """The identity of the system under `root`. What is malformed counts as unknown; nothing is raised."""
     environ = os.environ if environ is None else environ

@@ -1,0 +1,159 @@
+"""The base of every typed client: a call is data, and two faces send it, one for asyncio and one that blocks.
+
+A service's client.py describes its calls once, as functions that return `Call`, and wraps them in both faces. What goes
+wrong is one of the house's errors: the service's own problem document as RemoteError, MissingError when it cannot be
+reached, IntegrityError when its answer is not what was agreed. Proxies of the environment are not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+from urllib.parse import quote
+
+import httpx2
+import msgspec
+
+from services.common.codec import decode_json, encode_json
+from services.common.errors import IntegrityError, MissingError, UsageError
+from services.common.problem import RemoteError, decode_problem
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+SECONDS = 30.0
+
+QueryValue = str | int | Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request: `path` is made by `path_of`, a query value of None is left out."""
+
+    method: str
+    path: str
+    answer: type[T]
+    query: Mapping[str, QueryValue] = field(default_factory=dict)
+    body: msgspec.Struct | None = None
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a service is: `unix:/path`, or `http://host:port` and `https://host:port`."""
+
+    base: str
+    socket: Path | None
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """Raises UsageError("client.address")."""
+        if text.startswith("unix:/"):
+            return cls("http://localhost", Path(text.removeprefix("unix:")))
+        if text.startswith(("http://", "https://")) and len(text.split("://", 1)[1].strip("/")) > 0:
+            return cls(text.rstrip("/"), None)
+        raise UsageError(
+            "client.address", f"{text!r} is no address of a service", hint="write unix:/path or http://host:port"
+        )
+
+    def __str__(self) -> str:
+        return f"unix:{self.socket}" if self.socket else self.base
+
+
+def path_of(*segments: str) -> str:
+    """A path whose segments are escaped: `path_of("v1", "units", name)`."""
+    return "".join(f"/{quote(segment, safe='@:')}" for segment in segments)
+
+
+class Client:
+    """The face that blocks. A context manager."""
+
+    def __init__(self, address: str, *, seconds: float = SECONDS) -> None:
+        self.endpoint = Endpoint.parse(address)
+        uds = str(self.endpoint.socket) if self.endpoint.socket else None
+        self._http = httpx2.Client(
+            base_url=self.endpoint.base, transport=httpx2.HTTPTransport(uds=uds), timeout=seconds, trust_env=False
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._http.close()
+
+    def send(self, call: Call[T]) -> T:
+        """Send a call and decode its answer. Raises RemoteError, MissingError, IntegrityError."""
+        try:
+            response = self._http.send(_request(self._http, call))
+        except httpx2.HTTPError as error:
+            raise _unreachable(self.endpoint, error) from error
+        return _decode(self.endpoint, call, response)
+
+
+class AsyncClient:
+    """The face for asyncio. An asynchronous context manager."""
+
+    def __init__(self, address: str, *, seconds: float = SECONDS) -> None:
+        self.endpoint = Endpoint.parse(address)
+        uds = str(self.endpoint.socket) if self.endpoint.socket else None
+        self._http = httpx2.AsyncClient(
+            base_url=self.endpoint.base, transport=httpx2.AsyncHTTPTransport(uds=uds), timeout=seconds, trust_env=False
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Idempotent."""
+        await self._http.aclose()
+
+    async def send(self, call: Call[T]) -> T:
+        """Send a call and decode its answer. Raises RemoteError, MissingError, IntegrityError."""
+        try:
+            response = await self._http.send(_request(self._http, call))
+        except httpx2.HTTPError as error:
+            raise _unreachable(self.endpoint, error) from error
+        return _decode(self.endpoint, call, response)
+
+
+def _request(http: httpx2.Client | httpx2.AsyncClient, call: Call[T]) -> httpx2.Request:
+    parameters: list[tuple[str, str]] = []
+    for key, value in call.query.items():
+        if isinstance(value, str | int):
+            parameters.append((key, str(value)))
+        elif value is not None:
+            parameters += [(key, item) for item in value]
+    content = None if call.body is None else encode_json(call.body)
+    headers = {} if call.body is None else {"content-type": "application/json"}
+    return http.build_request(
+        call.method, call.path, params=httpx2.QueryParams(tuple(parameters)), content=content, headers=headers
+    )
+
+
+def _unreachable(endpoint: Endpoint, error: httpx2.HTTPError) -> MissingError:
+    if isinstance(error, httpx2.TimeoutException):
+        return MissingError("remote.late", f"{endpoint} did not answer in time")
+    return MissingError("remote.unreachable", f"{endpoint} cannot be reached: {error}", hint="is the service running?")
+
+
+def _decode(endpoint: Endpoint, call: Call[T], response: httpx2.Response) -> T:
+    if response.is_error:
+        raise RemoteError(decode_problem(response.content, status=response.status_code), where=str(endpoint))
+    try:
+        return decode_json(response.content, call.answer)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise IntegrityError(
+            "remote.answer", f"{call.method} {call.path} was answered with something else: {error}", where=str(endpoint)
+        ) from error

@@ -1,0 +1,119 @@
+"""`backline hostd`: run the service, or ask one what runs on its host."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from services.common.errors import Exit
+
+if TYPE_CHECKING:
+    import msgspec
+
+    from services.hostd.client import Hostd
+
+SUMMARY = "what runs on a host: image version, units, journals"
+
+
+def parser(prog: str) -> argparse.ArgumentParser:
+    """The command line of `backline hostd`."""
+    root = argparse.ArgumentParser(prog=prog, description="What runs on a host. Asks the host's own hostd by default.")
+    commands = root.add_subparsers(metavar="COMMAND", required=True)
+
+    serve = commands.add_parser("serve", help="run the service (systemd does)")
+    serve.add_argument("--listen", action="append", default=[], metavar="ADDRESS", help="unix:/path or host:port")
+    serve.add_argument("--config", type=Path, metavar="FILE", help="settings; /etc/backline/hostd.toml when it exists")
+    serve.set_defaults(run=_serve)
+
+    asking = argparse.ArgumentParser(add_help=False)
+    asking.add_argument("--address", metavar="ADDRESS", help="unix:/path or http://host:port of another hostd")
+    asking.add_argument("--json", action="store_true", help="print the answer as JSON")
+
+    version = commands.add_parser("version", parents=[asking], help="the host's role and image version")
+    version.set_defaults(run=_version)
+
+    units = commands.add_parser("units", parents=[asking], help="units and their states")
+    units.add_argument("pattern", nargs="*", help="shell patterns, as in 'backline-*'")
+    units.add_argument("--state", action="append", default=[], help="only units in this state, as in failed")
+    units.set_defaults(run=_units)
+
+    journal = commands.add_parser("journal", parents=[asking], help="the last lines of a unit's journal")
+    journal.add_argument("unit", metavar="UNIT", help="as in nginx.service")
+    journal.add_argument("-n", "--lines", type=int, metavar="N", help="how many (default 100, at most 1000)")
+    journal.set_defaults(run=_journal)
+    return root
+
+
+def printable(text: str) -> str:
+    """Text without control characters: what a program logs must not steer the terminal of who reads it."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from services.common.bus.manager import SystemdManager
+    from services.common.identity import read_identity
+    from services.common.serve import serve
+    from services.common.settings import read
+    from services.hostd.app import make_app
+    from services.hostd.journal import JournalReader
+    from services.hostd.schema import Settings
+    from services.hostd.store import Store
+
+    settings = read(Settings, section="hostd", file=arguments.config)
+    store = Store(
+        manager=SystemdManager(settings.bus),
+        journal=JournalReader(seconds=settings.journal_seconds, size=settings.journal_bytes),
+        identity=read_identity(),
+    )
+    app = make_app(store, journal_groups=settings.journal_groups)
+    # Everybody may connect: what a caller may see is decided by who the kernel says it is.
+    return serve(app, listen=arguments.listen, mode=0o666, grace_seconds=settings.grace_seconds)
+
+
+def _client(arguments: argparse.Namespace) -> Hostd:
+    from services.hostd.client import SOCKET, Hostd
+
+    return Hostd(arguments.address or SOCKET)
+
+
+def _print_json(answer: msgspec.Struct) -> int:
+    from services.common.codec import encode_json
+
+    print(encode_json(answer).decode())
+    return int(Exit.OK)
+
+
+def _version(arguments: argparse.Namespace) -> int:
+    with _client(arguments) as client:
+        host = client.host()
+    if arguments.json:
+        return _print_json(host)
+    print(f"{host.hostname}: {host.role or 'no role'}, {host.version or 'no version'} ({host.state})")
+    return int(Exit.OK)
+
+
+def _units(arguments: argparse.Namespace) -> int:
+    with _client(arguments) as client:
+        found = client.units(state=arguments.state, match=arguments.pattern)
+    if arguments.json:
+        return _print_json(found)
+    width = max((len(unit.name) for unit in found.units), default=0)
+    for unit in found.units:
+        print(f"{unit.name:<{width}}  {unit.active:<12} {unit.sub:<12} {printable(unit.description)}")
+    return int(Exit.OK)
+
+
+def _journal(arguments: argparse.Namespace) -> int:
+    with _client(arguments) as client:
+        journal = client.journal(arguments.unit, lines=arguments.lines)
+    if arguments.json:
+        return _print_json(journal)
+    for entry in journal.entries:
+        moment = datetime.fromtimestamp(entry.time, UTC).astimezone().isoformat(sep=" ", timespec="milliseconds")
+        source = printable(entry.identifier or journal.unit)
+        process = f"[{entry.pid}]" if entry.pid is not None else ""
+        message = "(too long to show)" if entry.message is None else printable(entry.message)
+        print(f"{moment} {source}{process}: {message}")
+    return int(Exit.OK)
