@@ -21,10 +21,11 @@ from services.hall.generations import Generation, Generations, differences, insi
 from services.hall.render import Identity, identify, render
 
 CREDENTIAL = "backline.hall"
+ROLE = "backline.role"
+KEPT = "/run/backline/hall/credentials"
 OVERRIDE = "/run/backline/hall/override.toml"
 UNCONFIGURED = "/run/backline/unconfigured"
 ISSUE = "/run/issue.d/backline.issue"
-_SYSTEM_CREDENTIALS = "/run/credentials/@system"
 _PLACES = ("/etc/backline/hall.toml", "/run/backline/hall.toml")
 
 
@@ -54,8 +55,21 @@ def find(root: Path, environment: Mapping[str, str]) -> Path | None:
 
 
 def _credentials(root: Path, environment: Mapping[str, str]) -> str:
-    """The folder of our credentials: the unit's own, or the system's for who calls us by hand."""
-    return environment.get("CREDENTIALS_DIRECTORY") or str(inside(root, _SYSTEM_CREDENTIALS))
+    """The folder of our credentials: the one that systemd names when it starts the unit, else our copy of it."""
+    return environment.get("CREDENTIALS_DIRECTORY") or str(inside(root, KEPT))
+
+
+def _keep_credentials(root: Path, environment: Mapping[str, str]) -> None:
+    """Copy our credentials, which hold no secret: a unit cannot read its own in ExecReload (seen with systemd 257)."""
+    folder = environment.get("CREDENTIALS_DIRECTORY")
+    for name in (CREDENTIAL, ROLE) if folder else ():
+        kept = inside(root, f"{KEPT}/{name}")
+        try:
+            content = Path(folder or "", name).read_bytes()
+        except FileNotFoundError:
+            kept.unlink(missing_ok=True)
+        else:
+            write_atomically(kept, content)
 
 
 def apply(root: Path, daemons: Daemons, *, environment: Mapping[str, str] | None = None) -> Outcome:
@@ -68,6 +82,7 @@ def apply(root: Path, daemons: Daemons, *, environment: Mapping[str, str] | None
     environ = os.environ if environment is None else environment
     generations = Generations(root)
     with generations.lock():
+        _keep_credentials(root, environ)
         before = generations.current()
         source = find(root, environ)
         if source is None and before is None:
@@ -129,13 +144,15 @@ def _adopt(generations: Generations, source: Path, role: str | None, daemons: Da
 
 def mark_unconfigured(root: Path, reason: str) -> None:
     """Say on the console, and to units that look, that this machine has no hall."""
-    write_atomically(inside(root, UNCONFIGURED), f"{reason}\n")
+    write_atomically(inside(root, UNCONFIGURED), f"{reason}\n".encode())
     shown = reason.replace("\\", "\\\\")  # agetty(8) expands backslashes
     write_atomically(
         inside(root, ISSUE),
-        f"\nBackline: this machine is not configured: {shown}\n"
-        "It offers nothing to the network. Give it a hall.toml: `backline init` makes one, docs/hall.md says how it\n"
-        "gets here. Then: systemctl restart backline-hall.service\n\n",
+        (
+            f"\nBackline: this machine is not configured: {shown}\n"
+            "It offers nothing to the network. Give it a hall.toml: `backline init` makes one, docs/hall.md says how\n"
+            "it gets here. Then: systemctl restart backline-hall.service\n\n"
+        ).encode(),
     )
 
 

@@ -78,6 +78,7 @@ def _render(arguments: argparse.Namespace) -> int:
     from services.common.errors import UsageError
     from services.hall import load, verify
     from services.hall.generations import inside
+    from services.hall.host import host_errors
     from services.hall.render import identify, render
 
     hall = load.load(arguments.file)
@@ -94,16 +95,17 @@ def _render(arguments: argparse.Namespace) -> int:
         for path, file in files.items():
             print(f"==> {path}" + (f" -> {file.content}\n" if file.link else f" ({file.mode:04o})\n{file.content}"))
         return 0
-    if arguments.out.exists() and any(arguments.out.iterdir()):
-        raise UsageError("hall.out", "the folder is not empty", where=str(arguments.out), hint="name a new one")
-    for path, file in files.items():
-        target = inside(arguments.out, path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if file.link:
-            target.symlink_to(file.content)
-        else:
-            target.write_text(file.content)
-            target.chmod(file.mode)
+    with host_errors():
+        if arguments.out.exists() and any(arguments.out.iterdir()):
+            raise UsageError("hall.out", "the folder is not empty", where=str(arguments.out), hint="name a new one")
+        for path, file in files.items():
+            target = inside(arguments.out, path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if file.link:
+                target.symlink_to(file.content)
+            else:
+                target.write_text(file.content)
+                target.chmod(file.mode)
     print(f"{len(files)} files in {arguments.out}")
     return 0
 
@@ -114,9 +116,11 @@ def _apply(arguments: argparse.Namespace) -> int:
     from services.common.errors import InputError
     from services.hall.apply import OVERRIDE, apply
     from services.hall.daemons import Daemons, Live, Offline
+    from services.hall.host import host_errors
 
     daemons: Daemons = Live() if arguments.root == Path("/") else Offline()
-    outcome = apply(arguments.root, daemons)
+    with host_errors():
+        outcome = apply(arguments.root, daemons)
     if arguments.json:
         print(msgspec.json.encode(outcome).decode())
     for warning in outcome.warnings:

@@ -19,8 +19,14 @@ from services.hall import render
 from services.hall.generations import inside
 
 PATIENCE = 30.0  # seconds for a check or a request; none of them does real work
-_UNITS = {"ssh.service": render.SSHD, "chrony.service": render.CHRONY, "systemd-resolved.service": render.RESOLVED}
-_NETWORKD = "systemd-networkd.service"
+# networkd reloads as `networkctl reload` does (Type=notify-reload); networkctl itself refuses to run in another network
+# namespace, and our unit has its own.
+_UNITS = {
+    "systemd-networkd.service": render.NETWORKD,
+    "systemd-resolved.service": render.RESOLVED,
+    "ssh.service": render.SSHD,
+    "chrony.service": render.CHRONY,
+}
 
 
 class Daemons(Protocol):
@@ -78,19 +84,15 @@ class Live:
         check_chrony(inside(files, render.CHRONY))
 
     def tell(self, changed: Set[str]) -> list[str]:
-        network = any(target.startswith(render.NETWORKD) for target in changed)
-        units = [unit for unit, target in _UNITS.items() if target in changed]
-        asked = [*units, *([_NETWORKD] if network else [])]
-        if not asked or program("systemctl") is None:
+        units = [unit for unit, place in _UNITS.items() if any(target.startswith(place) for target in changed)]
+        if not units or program("systemctl") is None:
             return []
         # Not all are active: at boot none is, they start after us.
-        states = process.run(["systemctl", "is-active", *asked], check=False, deadline=_soon()).stdout.split()
-        active = [unit for unit, state in zip(asked, states, strict=False) if state == "active"]
-        if _NETWORKD in active:
-            process.run(["networkctl", "reload"], deadline=_soon())
-        if restart := [unit for unit in active if unit != _NETWORKD]:
-            # Without --no-block a reload in a boot transaction would wait for itself.
-            process.run(["systemctl", "try-reload-or-restart", "--no-block", *restart], deadline=_soon())
+        states = process.run(["systemctl", "is-active", *units], check=False, deadline=_soon()).stdout.split()
+        active = [unit for unit, state in zip(units, states, strict=False) if state == "active"]
+        if active:
+            # Without --no-block a reload within a transaction could wait for itself.
+            process.run(["systemctl", "try-reload-or-restart", "--no-block", *active], deadline=_soon())
         return active
 
 

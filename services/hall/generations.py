@@ -181,12 +181,13 @@ def differences(before: Generation | None, after: Generation) -> set[str]:
     return {target for target in {*old, *new} if old.get(target) != new.get(target)}
 
 
-def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
-    """Replace a file in one step; readers see the old text or the new one."""
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file in one step; readers see the old content or the new one."""
     _folder(path.parent)
     aside = path.with_name(f"{path.name}{_NEW}")
     aside.unlink(missing_ok=True)
-    _write(aside, text, mode)
+    aside.write_bytes(content)
+    aside.chmod(0o644)
     aside.rename(path)
 
 

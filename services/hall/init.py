@@ -46,6 +46,7 @@ def config_folder() -> Path:
 def _run(arguments: argparse.Namespace) -> int:
     from services.common.errors import UsageError
     from services.hall import ca
+    from services.hall.host import host_errors
     from services.hall.rules import domain_problem, label_problem
 
     for option, problem in (("--name", label_problem(arguments.name)), ("--domain", domain_problem(arguments.domain))):
@@ -67,14 +68,14 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     passphrase = _passphrase(arguments)
 
-    _private_folder(config)
     authority = config / "halls" / arguments.name
-    certificate, new_ca = ca.keep(authority, arguments.name, arguments.domain, passphrase=passphrase)
-    signing = config / "signing.key"
-    public, new_key = _signing_key(signing, ask=arguments.ask_passphrase)
-    found, skipped = _ssh_keys(Path.home() / ".ssh")
-    text = _proposal(arguments.name, arguments.domain, certificate, public, found)
-    backup = _place(target, text)
+    with host_errors():
+        _private_folder(config)
+        certificate, new_ca = ca.keep(authority, arguments.name, arguments.domain, passphrase=passphrase)
+        signer, signing, public, new_key = _signing_key(config, ask=arguments.ask_passphrase)
+        found, skipped = _ssh_keys(Path.home() / ".ssh")
+        text = _proposal(arguments.name, arguments.domain, certificate, (signer, public), found)
+        backup = _place(target, text)
 
     made = {
         "hall": str(target),
@@ -137,13 +138,34 @@ def _passphrase(arguments: argparse.Namespace) -> bytes | None:
     return str(lines[0]).encode()
 
 
-def _signing_key(path: Path, *, ask: bool) -> tuple[str, bool]:
-    """The administrator's signing key as a public key's line, and whether it was made just now."""
-    from services.common import signing
+def _signing_key(config: Path, *, ask: bool) -> tuple[str, Path, str, bool]:
+    """The administrator's signing key: name, path, public key's line, and whether it was made just now.
 
-    if os.path.lexists(path) or os.path.lexists(f"{path}.pub"):
-        return signing.read_public(path).format(), False
-    return signing.new_key(path, comment=f"{_user()} signs images", ask_passphrase=ask).format(), True
+    The same folder as `build keys` has: keys/NAME, `default-key` names the one that signs, `allowed_signers` says who
+    is trusted. Raises UsageError("key.ambiguous") when there are several and no default.
+    """
+    from services.common import signing
+    from services.common.errors import UsageError
+
+    keys, chosen = config / "keys", config / "default-key"
+    names = {path.name.removesuffix(".pub") for path in keys.glob("*")} if keys.is_dir() else set()
+    names = {name for name in names if signing.valid_name(name)}
+    if chosen.exists():
+        names = {chosen.read_text().strip()}
+    if len(names) > 1:
+        message = f"which of your keys signs: {', '.join(sorted(names))}?"
+        raise UsageError("key.ambiguous", message, where=str(keys), hint="`build keys default NAME` chooses one")
+    new = not names
+    name = names.pop() if names else _user()
+    path = keys / name
+    if new:
+        public = signing.new_key(path, comment=f"{name} signs images", ask_passphrase=ask)
+    else:
+        public = signing.read_public(path)
+    signers = signing.read_signers(config / "allowed_signers")
+    if new or not signers:  # a key that was rotated out on purpose is not trusted again
+        signing.write_signers(config / "allowed_signers", [*signers, signing.Signer(name, public)])
+    return name, path, public.format(), new
 
 
 def _user() -> str:
@@ -181,7 +203,7 @@ def _time_zone() -> str:
     return name if time_zone_exists(name) else "UTC"
 
 
-def _proposal(name: str, domain: str, certificate: str, signing_key: str, administrator_keys: list[str]) -> str:
+def _proposal(name: str, domain: str, certificate: str, signer: tuple[str, str], administrator_keys: list[str]) -> str:
     """The text of a hall.toml, checked."""
     import jinja2
 
@@ -202,8 +224,8 @@ def _proposal(name: str, domain: str, certificate: str, signing_key: str, admini
         domain=domain,
         time_zone=_time_zone(),
         ca=certificate,
-        signer=_user(),
-        signer_key=signing_key,
+        signer=signer[0],
+        signer_key=signer[1],
         administrator=_user(),
         administrator_keys=administrator_keys,
     )

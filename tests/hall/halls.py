@@ -26,7 +26,7 @@ def certificate() -> str:
 @functools.cache
 def proposal() -> str:
     """The hall.toml that `backline init` proposes."""
-    return init._proposal("finals", "prolo", certificate(), f"{KEY} alice", [f"{OTHER_KEY} alice@home"])
+    return init._proposal("finals", "prolo", certificate(), ("alice", f"{KEY} alice"), [f"{OTHER_KEY} alice@home"])
 
 
 def changed(*changes: tuple[str, str]) -> str:
@@ -61,7 +61,7 @@ def machine(root: Path, *, text: str | None = None, role: str = "gw") -> dict[st
         if not link.is_symlink():
             link.symlink_to(image_link(target))
     credentials = root / "credentials"
-    credentials.mkdir(exist_ok=True)
+    credentials.mkdir(exist_ok=True, parents=True)
     (credentials / "backline.role").write_text(role)
     (root / "run").mkdir(exist_ok=True)
     if text is not None:

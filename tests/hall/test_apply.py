@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Set
@@ -192,6 +193,23 @@ def test_an_override_wins_over_the_credential_and_that_over_files(tmp_path: Path
     assert sources == [str(tmp_path / place) for place in expected_order]
 
 
+def test_a_reload_that_cannot_see_its_credentials_uses_what_the_start_saw(tmp_path: Path) -> None:
+    environment = machine(tmp_path, text=proposal(), role="nfsroot")
+    apply(tmp_path, Offline("seat"), environment=environment)
+    inside(tmp_path, OVERRIDE).write_text(MORE_NICS)
+    apply(tmp_path, Offline("seat"), environment={})
+    assert view(tmp_path) == expected(MORE_NICS, "nfsroot", "seat")
+    inside(tmp_path, OVERRIDE).unlink()
+    apply(tmp_path, Offline("seat"), environment={})
+    assert view(tmp_path) == expected(proposal(), "nfsroot", "seat")
+
+
+def test_an_unconfigured_machine_that_gets_a_hall_later_knows_its_role(tmp_path: Path) -> None:
+    apply(tmp_path, Offline("box"), environment=machine(tmp_path))
+    inside(tmp_path, OVERRIDE).write_text(proposal())
+    assert apply(tmp_path, Offline("box"), environment={}).hostname == "gw"
+
+
 def test_an_image_that_does_not_link_etc_is_reported(tmp_path: Path) -> None:
     environment = machine(tmp_path, text=proposal())
     (tmp_path / "etc/hosts").unlink()
@@ -236,11 +254,11 @@ def die_at(step: int, root: Path, text: str) -> bool:
 
 def test_dying_at_any_step_leaves_one_whole_set_in_force_and_the_next_run_finishes(tmp_path: Path) -> None:
     old, new = expected(proposal()), expected(MORE_NICS)
+    run(tmp_path / "before", proposal())
     seen = set()
     for step in range(500):
         root = tmp_path / str(step)
-        root.mkdir()
-        run(root, proposal())
+        shutil.copytree(tmp_path / "before", root, symlinks=True)
         lived = die_at(step, root, MORE_NICS)
         found = view(root)
         assert found in (old, new), f"step {step}"
@@ -264,10 +282,10 @@ def test_dying_at_any_step_of_the_first_run_leaves_nothing_or_one_whole_set(tmp_
         root.mkdir()
         lived = die_at(step, root, proposal())
         assert view(root) in ({}, whole), f"step {step}"
-        run(root, proposal())
-        assert view(root) == whole
         if lived:
             break
+    run(root, proposal())
+    assert view(root) == whole
 
 
 def test_dying_while_a_hall_is_refused_changes_nothing(tmp_path: Path) -> None:

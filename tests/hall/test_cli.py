@@ -77,6 +77,14 @@ def test_apply_reload_and_show_go_together(
     assert shown["hall"]["hall"]["domain"] == "prolo"
 
 
+def test_a_machine_that_cannot_be_written_to_is_an_error_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").write_text("a file")
+    assert hall("apply", "--root", tmp_path) == Exit.HOST
+    assert re.match(rf"error: {re.escape(str(tmp_path))}/run\S*: ", capsys.readouterr().err)
+
+
 def test_machines_need_no_cryptography_to_apply(file: Path) -> None:
     code = (
         "import sys; sys.modules['cryptography'] = None\n"

@@ -49,7 +49,7 @@ def test_a_new_hall_is_right_and_trusts_the_new_keys(home: Path, tmp_path: Path)
     found = load.load(tmp_path / "hall/hall.toml")
     assert found.trust.ca == (config(home) / "halls/finals/ca.pem").read_text()
     signer = found.trust.signers[0].signer()
-    assert (signer.name, signer.key) == ("alice", signing.read_public(config(home) / "signing.key"))
+    assert (signer.name, signer.key) == ("alice", signing.read_public(config(home) / "keys/alice"))
     assert [person.keys for person in found.administrators] == [[f"{OTHER_KEY} alice@laptop"]]
 
 
@@ -58,7 +58,7 @@ def test_private_keys_are_the_administrators_alone_and_not_beside_the_hall(home:
     assert [path.name for path in (tmp_path / "hall").iterdir()] == ["hall.toml"]
     assert config(home).stat().st_mode & 0o777 == 0o700
     private = {path for path, (_, text) in snapshot(home, tmp_path / "hall").items() if "PRIVATE KEY" in text}
-    assert private == {str(config(home) / name) for name in ("signing.key", "halls/hall/ca.key")}
+    assert private == {str(config(home) / name) for name in ("keys/alice", "halls/hall/ca.key")}
     assert all(Path(path).stat().st_mode & 0o777 == 0o600 for path in private)
 
 
@@ -67,7 +67,7 @@ def test_the_configuration_folder_is_where_xdg_says(
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
     assert init(tmp_path / "hall") == 0
-    assert (tmp_path / "xdg/backline/signing.key").exists()
+    assert (tmp_path / "xdg/backline/keys/alice").exists()
     assert not config(home).exists()
 
 
@@ -97,6 +97,23 @@ def test_keys_of_a_run_that_died_are_used(home: Path, tmp_path: Path) -> None:
     keys = snapshot(config(home))
     assert init(tmp_path / "two") == 0
     assert snapshot(config(home)) == keys
+
+
+def test_the_key_that_build_keys_chose_is_the_signer(home: Path, tmp_path: Path) -> None:
+    keys = config(home) / "keys"
+    for name in ("old", "new"):
+        signing.new_key(keys / name, comment=name)
+    assert init(tmp_path / "hall") == Exit.USAGE
+    (config(home) / "default-key").write_text("new\n")
+    assert init(tmp_path / "hall") == 0
+    signer = load.load(tmp_path / "hall/hall.toml").trust.signers[0].signer()
+    assert (signer.name, signer.key) == ("new", signing.read_public(keys / "new"))
+
+
+def test_a_new_signing_key_is_trusted_by_the_builder(home: Path, tmp_path: Path) -> None:
+    init(tmp_path / "hall")
+    (signer,) = signing.read_signers(config(home) / "allowed_signers")
+    assert (signer.name, signer.key) == ("alice", signing.read_public(config(home) / "keys/alice"))
 
 
 def test_a_ca_of_another_domain_is_not_used(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
