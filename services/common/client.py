@@ -7,6 +7,8 @@ reached, IntegrityError when its answer is not what was agreed. Proxies of the e
 
 from __future__ import annotations
 
+import socket
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +46,7 @@ class Endpoint:
     """Where a service is: `unix:/path`, or `http://host:port` and `https://host:port`."""
 
     base: str
-    socket: Path | None
+    path: Path | None
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:
@@ -58,7 +60,7 @@ class Endpoint:
         )
 
     def __str__(self) -> str:
-        return f"unix:{self.socket}" if self.socket else self.base
+        return f"unix:{self.path}" if self.path else self.base
 
 
 def path_of(*segments: str) -> str:
@@ -71,7 +73,7 @@ class Client:
 
     def __init__(self, address: str, *, seconds: float = SECONDS) -> None:
         self.endpoint = Endpoint.parse(address)
-        uds = str(self.endpoint.socket) if self.endpoint.socket else None
+        uds = str(self.endpoint.path) if self.endpoint.path else None
         self._http = httpx2.Client(
             base_url=self.endpoint.base, transport=httpx2.HTTPTransport(uds=uds), timeout=seconds, trust_env=False
         )
@@ -93,6 +95,7 @@ class Client:
         try:
             response = self._http.send(_request(self._http, call))
         except httpx2.HTTPError as error:
+            _close_leaked(error)
             raise _unreachable(self.endpoint, error) from error
         return _decode(self.endpoint, call, response)
 
@@ -102,7 +105,7 @@ class AsyncClient:
 
     def __init__(self, address: str, *, seconds: float = SECONDS) -> None:
         self.endpoint = Endpoint.parse(address)
-        uds = str(self.endpoint.socket) if self.endpoint.socket else None
+        uds = str(self.endpoint.path) if self.endpoint.path else None
         self._http = httpx2.AsyncClient(
             base_url=self.endpoint.base, transport=httpx2.AsyncHTTPTransport(uds=uds), timeout=seconds, trust_env=False
         )
@@ -146,6 +149,17 @@ def _unreachable(endpoint: Endpoint, error: httpx2.HTTPError) -> MissingError:
     if isinstance(error, httpx2.TimeoutException):
         return MissingError("remote.late", f"{endpoint} did not answer in time")
     return MissingError("remote.unreachable", f"{endpoint} cannot be reached: {error}", hint="is the service running?")
+
+
+def _close_leaked(error: BaseException) -> None:
+    """Close the socket that httpcore2 2.16 forgets when a unix socket refuses: only the traceback still has it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        for frame, _ in traceback.walk_tb(cause.__traceback__):
+            forgotten = frame.f_locals.get("sock")
+            if isinstance(forgotten, socket.socket):
+                forgotten.close()
+        cause = cause.__cause__ or cause.__context__
 
 
 def _decode(endpoint: Endpoint, call: Call[T], response: httpx2.Response) -> T:

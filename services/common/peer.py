@@ -61,8 +61,8 @@ def credentials(connection: socket.socket) -> Peer | None:
         return None
     pid, uid, gid = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     try:
-        raw = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * 1024)
-    except OSError:  # more groups than that, or an old kernel: claim none
+        raw = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)  # Python allows no more: 256 groups
+    except OSError:  # more groups than that: claim none
         raw = b""
     return Peer(pid, uid, gid, struct.unpack(f"{len(raw) // 4}I", raw))
 
