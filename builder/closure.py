@@ -9,6 +9,7 @@ import ast
 from functools import lru_cache
 from pathlib import Path
 
+from builder.config import tracked_files
 from services.common.errors import InputError
 
 # What every image has: the root program that finds the services' commands.
@@ -23,6 +24,8 @@ def _imports(path: Path, module: str, stamp: tuple[int, int]) -> frozenset[str]:
         tree = ast.parse(path.read_bytes(), filename=str(path))
     except SyntaxError as error:
         raise InputError("service.syntax", error.msg, where=f"{path}:{error.lineno}") from error
+    except ValueError as error:  # null bytes
+        raise InputError("service.syntax", str(error), where=f"{path}:1") from error
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     found: set[str] = set()
     for node in ast.walk(tree):
@@ -52,19 +55,20 @@ def _with_parents(module: str) -> list[str]:
 
 
 def files(root: Path, services: list[str]) -> list[str]:
-    """Every file of ours in an image with `services`: modules, data beside them, units; relative paths, sorted."""
+    """Every file of ours in an image with `services`: modules, data beside them, units; relative paths, sorted.
+
+    What git ignores is not seen, except by an import. Raises InputError("service.syntax") with file and line.
+    """
     wanted = list(_ROOT_MODULES)
     data: set[str] = set()
-    for service in services:
-        folder = root / "services" / service
-        for path in sorted(folder.rglob("*")):
-            if "__pycache__" in path.parts or not path.is_file():
-                continue
-            relative = path.relative_to(root)
-            if path.suffix == ".py":
-                wanted.append(".".join(relative.with_suffix("").parts).removesuffix(".__init__"))
-            elif path.name != "py.typed":
-                data.add(str(relative))
+    for name in tracked_files(root, [f"services/{service}" for service in services]) if services else []:
+        path = Path(name)
+        if "__pycache__" in path.parts or not (root / path).is_file():
+            continue
+        if path.suffix == ".py":
+            wanted.append(".".join(path.with_suffix("").parts).removesuffix(".__init__"))
+        elif path.name != "py.typed":
+            data.add(name)
     seen: set[str] = set()
     found: set[str] = set(data)
     while wanted:
@@ -85,8 +89,9 @@ def files(root: Path, services: list[str]) -> list[str]:
 def units(root: Path, services: list[str]) -> list[str]:
     """The units of `services`: units/backline-<service>.* and units/backline-<service>-*.*."""
     names = []
-    for path in sorted((root / "units").glob("backline-*")):
-        stem = path.name.removeprefix("backline-").partition(".")[0]
-        if any(stem == service or stem.startswith(f"{service}-") for service in services):
-            names.append(f"units/{path.name}")
+    for name in tracked_files(root, ["units"]):
+        stem, _, suffix = name.removeprefix("units/backline-").partition(".")
+        ours = name.startswith("units/backline-") and suffix and "/" not in suffix
+        if ours and any(stem == service or stem.startswith(f"{service}-") for service in services):
+            names.append(name)
     return names

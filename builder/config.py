@@ -1,7 +1,8 @@
 """What an image folder says: its mkosi.conf (and those it includes), and its image.toml.
 
 mkosi reads the same files itself; here they are read once more for the lock and the recipe, with the file and line of
-every mistake. Only settings that the builder hands on are accepted: one that it does not know is an error, never ignored.
+every mistake. Only settings that the builder hands on are accepted: one that it does not know is an error, never
+ignored.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _KNOWN = {*_TREES, *_SCRIPTS, "mkosi.conf", "image.toml"}
 
 
 class Initrd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What of the root's kernel goes into its initrd: module names, or folders below the modules' folder (with a "/")."""
+    """What of the root's kernel goes into its initrd: module names, or folders below the modules' (with a "/")."""
 
     modules: list[str] = []
     exclude: list[str] = []
@@ -104,31 +105,49 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_conf(text: str, where: str) -> list[Setting]:
-    """The settings of a mkosi.conf (mkosi(1): systemd's ini syntax, indented lines continue a value).
+    """The settings of a mkosi.conf (mkosi's parse_ini: "#" begins a comment anywhere, an indented line continues).
 
     Raises InputError("image.conf") with file and line.
     """
     section = ""
     settings: list[Setting] = []
+    continues = False
     for number, line in enumerate(text.splitlines(), 1):
         here = f"{where}:{number}"
+        line = line.partition("#")[0].rstrip()
         stripped = line.strip()
-        if not stripped or stripped.startswith(("#", ";")):
+        if not stripped:
             continue
         if line[0].isspace():
-            if not settings or settings[-1].section != section:
+            if not continues:
                 raise InputError("image.conf", "an indented line continues nothing", where=here)
             settings[-1].values.append(stripped)
         elif stripped.startswith("["):
-            if not stripped.endswith("]"):
-                raise InputError("image.conf", f"section without its bracket: {stripped}", where=here)
-            section = stripped[1:-1]
+            section = stripped[1:-1].strip()
+            if not stripped.endswith("]") or not section:
+                raise InputError("image.conf", f"not a section: {stripped}", where=here)
+            continues = False
         else:
             name, equals, value = line.partition("=")
-            if not equals or not section:
+            if not equals or not section or not name.strip():
                 raise InputError("image.conf", f"neither a section nor a setting: {stripped}", where=here)
             settings.append(Setting(section, name.strip(), [value.strip()] if value.strip() else [], here))
+            continues = True
     return settings
+
+
+def words(setting: Setting) -> list[str]:
+    """The items of a list setting, as mkosi splits them: at line ends and commas, environment variables at spaces.
+
+    Raises InputError("image.conf") for an empty list, which would make mkosi forget what was said before.
+    """
+    lines = [line.strip() for value in setting.values for line in value.split(",")]
+    found = [word for line in lines for word in (line.split() if setting.name == "Environment" else [line]) if word]
+    if not found:
+        raise InputError("image.conf", f"{setting.name}= without a value", where=setting.where)
+    if spaced := next((word for word in found if setting.name == "Packages" and " " in word), None):
+        raise InputError("image.conf", f"{spaced!r} is no package", where=setting.where, hint="one package a line")
+    return found
 
 
 def roles(root: Path) -> list[str]:
@@ -151,9 +170,14 @@ def require_role(root: Path, role: str) -> Image:
     return load(root, role)
 
 
-@lru_cache
 def load(root: Path, role: str) -> Image:
     """Read one image folder. Raises InputError with file and line for every mistake in it."""
+    return _load(root, role, ())
+
+
+@lru_cache
+def _load(root: Path, role: str, below: tuple[str, ...]) -> Image:
+    """One image folder, which `below` include: the last of them directly."""
     folder = root / "images" / role
     if not (folder / "mkosi.conf").is_file():
         raise InputError("image.missing", f"there is no image folder {role!r}", where=f"images/{role}/mkosi.conf")
@@ -165,13 +189,13 @@ def load(root: Path, role: str) -> Image:
         target = (folder / value).resolve()
         if len(includes) > 1 or target.parent != (root / "images").resolve() or not (target / "mkosi.conf").is_file():
             raise InputError("image.include", f"Include={value}: one other folder of images/", where=includes[0].where)
-        if target.name == role:
-            raise InputError("image.include", "an image cannot include itself", where=includes[0].where)
-        parent = load(root, target.name)
+        if target.name in (role, *below):
+            circle = " → ".join((*below, role, target.name))
+            raise InputError("image.include", f"an image cannot include itself: {circle}", where=includes[0].where)
+        parent = _load(root, target.name, (*below, role))
     shared = [] if parent else _shared_settings(root)
     _check_folder(root, folder)
     toml = _read_toml(root, folder / "image.toml")
-    _check_services(root, folder, toml)
 
     settings: dict[str, str] = dict(parent.settings) if parent else {}
     lists: dict[str, list[str]] = {
@@ -182,7 +206,7 @@ def load(root: Path, role: str) -> Image:
     }
     for setting in [*shared, *own]:
         if (setting.section, setting.name) in _LISTS:
-            lists[setting.name] += [word for value in setting.values for word in value.split()]
+            lists[setting.name] += words(setting)
         elif (setting.section, setting.name) in _SCALARS:
             settings[f"{setting.section}.{setting.name}"] = " ".join(setting.values)
         elif (setting.section, setting.name) != _INCLUDE:
@@ -209,7 +233,13 @@ def load(root: Path, role: str) -> Image:
 
 
 def _own_settings(root: Path, path: Path) -> list[Setting]:
-    return parse_conf(path.read_text(), str(path.relative_to(root)))
+    where = str(path.relative_to(root))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes().count(b"\n", 0, error.start) + 1
+        raise InputError("image.conf", "not UTF-8", where=f"{where}:{line}") from error
+    return parse_conf(text, where)
 
 
 def _shared_settings(root: Path) -> list[Setting]:
@@ -237,25 +267,24 @@ def _read_toml(root: Path, path: Path) -> ImageToml:
         return ImageToml()
     from services.common import toml
 
-    return toml.decode(toml.load(path), ImageToml)
-
-
-def _check_services(root: Path, folder: Path, toml: ImageToml) -> None:
-    for service in toml.services or []:
-        if not (root / "services" / service / "__init__.py").is_file():
-            known = sorted(path.parent.name for path in (root / "services").glob("*/__init__.py"))
+    document = toml.load(path, area="image")
+    image = toml.decode(document, ImageToml)
+    known = sorted(found.parent.name for found in (root / "services").glob("*/__init__.py"))
+    for index, service in enumerate(image.services or []):
+        if service not in known:
             raise InputError(
                 "image.service",
                 f"there is no service {service!r}",
-                where=str((folder / "image.toml").relative_to(root)),
-                hint=nearest(service, known),
+                where=document.where(("services", index)),
+                hint=nearest(service, known) or f"services are {', '.join(known)}",
             )
+    return image
 
 
 def tracked_files(root: Path, folders: list[str]) -> list[str]:
     """Files below `folders` as git sees them: tracked, and untracked ones that are not ignored; relative, sorted.
 
-    A checkout without git (an unpacked archive) counts every file.
+    A checkout without git (an unpacked archive) counts every file but Python's bytecode.
     """
     command = [
         "git",
@@ -269,14 +298,15 @@ def tracked_files(root: Path, folders: list[str]) -> list[str]:
         "--others",
         "--exclude-standard",
     ]
-    listing = run([*command, "--", *folders], check=False)
-    if listing.returncode == 0:
+    # Inside of another repository, which may ignore it, an archive is no checkout.
+    listing = run([*command, "--", *folders], check=False) if (root / ".git").exists() else None
+    if listing is not None and listing.returncode == 0:
         names = {name for name in listing.stdout.split("\0") if name}
     else:
         names = {
             str(path.relative_to(root))
             for folder in folders
             for path in (root / folder).rglob("*")
-            if not path.is_dir()
+            if (path.is_symlink() or not path.is_dir()) and "__pycache__" not in path.parts
         }
     return sorted(name for name in names if (root / name).exists() or (root / name).is_symlink())

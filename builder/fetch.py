@@ -7,14 +7,15 @@ import http.client
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from builder.lock import LockedPackage
+from builder.locking import exclusive
 from builder.mirrors import Mirrors
 from builder.pool import Pool
-from services.common.errors import BacklineError, HostError, MissingError
+from services.common.errors import BacklineError, HostError, IntegrityError, MissingError
 
 _PARALLEL = 8
 _CHUNK = 1 << 18
@@ -43,56 +44,70 @@ def fetch_packages(pool: Pool, packages: Sequence[LockedPackage], mirrors: Mirro
     Raises Gone for the first package that no mirror has, MissingError("fetch.network") when a mirror cannot be reached,
     IntegrityError for wrong bytes, HostError("fetch.full") on a full disk. What came before stays in the pool.
     """
-    missing = pool.missing(packages)
-    if not missing:
+    if not pool.missing(packages):
         return 0
-    with ThreadPoolExecutor(max_workers=_PARALLEL) as executor:
-        futures = [executor.submit(_fetch_one, pool, package, mirrors, advance) for package in missing]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise
+    with _writing(pool.root), exclusive(pool.root / "lock", what="another download"):
+        missing = pool.missing(packages)  # the download that we waited for may have brought some
+        with ThreadPoolExecutor(max_workers=_PARALLEL) as executor:
+            futures = [executor.submit(_fetch_one, pool, package, mirrors, advance) for package in missing]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+            except BaseException:
+                executor.shutdown(wait=False, cancel_futures=True)
+                raise
     return len(missing)
 
 
 def _fetch_one(pool: Pool, package: LockedPackage, mirrors: Mirrors, advance: Advance) -> None:
     partial = pool.path(package.sha256, ".part")
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    with _writing(partial):
+        partial.parent.mkdir(parents=True, exist_ok=True)
     candidates = mirrors.candidates(package.archive)
+    name = f"{package.name} {package.version}"
     for base in candidates:
         try:
-            _download(base + package.path, partial, size=package.size, advance=advance)
+            _download(base + package.path, partial, size=package.size, name=name, advance=advance)
         except FileNotFoundError:
             continue
-        pool.adopt(partial, sha256=package.sha256, size=package.size, name=f"{package.name} {package.version}")
+        with _writing(partial):
+            pool.adopt(partial, sha256=package.sha256, size=package.size, name=name)
         return
     raise Gone(package, candidates)
 
 
-def _download(address: str, partial: Path, *, size: int, advance: Advance) -> None:
+def _download(address: str, partial: Path, *, size: int, name: str, advance: Advance) -> None:
     """Download to `partial`, resuming what is there. Raises FileNotFoundError when the server has no such file."""
     failure = ""
+    counted = 0
     for _ in range(_TRIES):
         start = partial.stat().st_size if partial.exists() else 0
         if start > size:
             partial.unlink()
             start = 0
+        advance(start - counted)
+        counted = start
         if start == size:
             return
         request = urllib.request.Request(address, headers={"Range": f"bytes={start}-"} if start else {})
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
-                resumed = start > 0 and answer.status == 206
-                with partial.open("ab" if resumed else "wb") as file:
-                    while chunk := answer.read(_CHUNK):
+                begin = start if answer.status == 206 else 0
+                _check_length(answer, begin, partial, size=size, name=name)
+                with _writing(partial), partial.open("ab" if begin else "wb") as file:
+                    advance(begin - counted)
+                    counted = begin
+                    while counted <= size and (chunk := _read(answer)):
                         file.write(chunk)
                         advance(len(chunk))
-            if partial.stat().st_size >= size:
+                        counted += len(chunk)
+            if counted >= size:
                 return
             failure = "the connection closed early"
+        except _NetworkError as error:
+            failure = str(error)
         except urllib.error.HTTPError as error:
+            error.close()
             if error.code in (404, 410):
                 raise FileNotFoundError(address) from error
             if error.code == 416:
@@ -102,15 +117,45 @@ def _download(address: str, partial: Path, *, size: int, advance: Advance) -> No
             if isinstance(error.reason, FileNotFoundError):  # a file: mirror
                 raise FileNotFoundError(address) from error
             failure = str(error.reason)
-        except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        except (http.client.HTTPException, OSError, ValueError) as error:
             failure = str(error) or type(error).__name__
-        except OSError as error:
-            raise _disk_error(error, partial) from error
     raise MissingError(
         "fetch.network",
         f"cannot fetch {address.rpartition('/')[2]}: {failure}",
         hint="check the network and the mirror; what came so far is kept and resumed",
     )
+
+
+class _NetworkError(Exception):
+    """Reading from the server failed."""
+
+
+def _read(answer: http.client.HTTPResponse) -> bytes:
+    """The next bytes of an answer: what goes wrong here is the network's fault, in writing it is the disk's."""
+    try:
+        return answer.read(_CHUNK)
+    except (http.client.HTTPException, OSError) as error:
+        raise _NetworkError(str(error) or type(error).__name__) from error
+
+
+def _check_length(answer: http.client.HTTPResponse, begin: int, partial: Path, *, size: int, name: str) -> None:
+    """Raises IntegrityError("pool.size") when the server announces a file of another size."""
+    length = answer.headers.get("Content-Length", "")
+    if length.isdigit() and begin + int(length) != size:
+        partial.unlink(missing_ok=True)
+        raise IntegrityError(
+            "pool.size",
+            f"{name}: {begin + int(length)} bytes, the lock says {size}",
+            hint="the mirror serves another file; try another mirror, or `build lock --update`",
+        )
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _disk_error(error, path) from error
 
 
 def _disk_error(error: OSError, path: Path) -> BacklineError:
@@ -121,7 +166,7 @@ def _disk_error(error: OSError, path: Path) -> BacklineError:
             path.unlink()
         return HostError(
             "fetch.full",
-            f"no space left on the disk of {path.parent}",
+            f"no space left on the disk of {path}",
             hint="free some: `build gc --dry-run` says what",
         )
     return HostError("fetch.disk", f"cannot write {path}: {os.strerror(error.errno or 0)}")

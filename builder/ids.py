@@ -1,4 +1,4 @@
-"""Static user and group ids: one committed table, images/ids.toml, for every system user that a package or a service makes.
+"""Static ids: one committed table, images/ids.toml, of every system user that a package or a service makes.
 
 Package scripts take the next free id, so the same user would get another id in another role, or after an update. Here
 each has its id before the first package is installed, and an id that came out of nowhere fails the build, by name.
@@ -43,12 +43,18 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load(root: Path) -> list[Id]:
-    """The table, sorted by name. Raises InputError with file and line for a mistake or an id given twice."""
-    document = toml.load(root / NAME)
+    """The table, sorted by name. Raises InputError with file and line for a mistake, or a name or id given twice."""
+    document = toml.load(root / NAME, area="ids")
     table = toml.decode(document, Table)
     uids: dict[int, str] = {}
     gids: dict[int, str] = {}
+    names: set[str] = set()
     for index, entry in enumerate(table.id):
+        if entry.name in names:
+            raise document.error(("id", index, "name"), f"{entry.name} is in the table twice")
+        names.add(entry.name)
+        if entry.gid is None and (entry.uid is None or entry.group is None):
+            raise document.error(("id", index), f"{entry.name} has no gid, and no group of another name")
         for number, taken in ((entry.uid, uids), (entry.gid, gids)):
             if number is None:
                 continue
@@ -67,9 +73,15 @@ def select(table: list[Id], present: Collection[str]) -> list[Id]:
 
 
 def render(entries: list[Id], masters: dict[str, str]) -> dict[str, str]:
-    """/etc/passwd and /etc/group: Debian's own masters (base-passwd), then `entries`."""
+    """/etc/passwd and /etc/group: Debian's own masters (base-passwd), then `entries`.
+
+    Raises InputError("ids.group") for a primary group that is nowhere.
+    """
     groups = {line.split(":")[0]: line.split(":")[2] for line in masters["group"].splitlines()}
     groups |= {entry.name: str(entry.gid) for entry in entries if entry.gid is not None}
+    for entry in entries:
+        if entry.uid is not None and (entry.group or entry.name) not in groups:
+            raise InputError("ids.group", f"{entry.name}: there is no group {entry.group}", where=NAME)
     passwd, group = masters["passwd"].rstrip("\n") + "\n", masters["group"].rstrip("\n") + "\n"
     for entry in entries:
         if entry.uid is not None:

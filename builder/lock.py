@@ -2,13 +2,15 @@
 
 One canonical JSON object, one package a line, sorted by name: a change of one package is a change of one line. There is
 one version per package name for all roles. No address of a mirror or an index stands in it: packages have pool-relative
-paths and an archive's name, wheels a file name.
+paths and an archive's name, wheels a file name. What it names becomes paths: each name is checked for its characters.
 """
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -16,31 +18,42 @@ from services.common.errors import InputError
 
 FORMAT = 1
 NAME = "images/images.lock"
-_HEX = r"^[0-9a-f]{64}$"
 
-Sha256 = msgspec.Meta(pattern=_HEX)
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Archive = Annotated[str, msgspec.Meta(pattern=r"^debian(-security)?\Z")]
+# deb-control(5), Package, Version, Architecture.
+PackageName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9+.-]+\Z")]
+PackageVersion = Annotated[str, msgspec.Meta(pattern=r"^[0-9][A-Za-z0-9.+:~-]*\Z")]
+Architecture = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]+\Z")]
+# Relative, and no part of it begins with a dot.
+PoolPath = Annotated[
+    str, msgspec.Meta(pattern=r"^(?:[A-Za-z0-9_][A-Za-z0-9_.+~%:-]*/)*[A-Za-z0-9_][A-Za-z0-9_.+~%:-]*\Z")
+]
+WheelFile = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+!-]*\.whl\Z")]
+Size = Annotated[int, msgspec.Meta(gt=0, lt=1 << 48)]
+Seconds = Annotated[int, msgspec.Meta(ge=0, lt=1 << 36)]
 
 
 class Pocket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One signed release file that the resolution read: `date` in seconds since 1970, `sha256` of the InRelease file."""
+    """One signed release file that was read: `date` in seconds since 1970, `sha256` of the InRelease file."""
 
-    archive: str
+    archive: Archive
     suite: str
     components: list[str]
-    date: int
-    sha256: str
+    date: Seconds
+    sha256: Sha256
 
 
 class LockedPackage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One .deb. `path` is relative to the archive's base, `size` in bytes; `roles` are the trees that hold it."""
 
-    name: str
-    version: str
-    architecture: str
-    size: int
-    sha256: str
-    path: str
-    archive: str
+    name: PackageName
+    version: PackageVersion
+    architecture: Architecture
+    size: Size
+    sha256: Sha256
+    path: PoolPath
+    archive: Archive
     source: str
     source_version: str
     roles: list[str]
@@ -56,8 +69,8 @@ class LockedWheel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     name: str
     version: str
-    file: str
-    sha256: str
+    file: WheelFile
+    sha256: Sha256
     sets: list[str]
 
 
@@ -72,7 +85,7 @@ class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """The whole lock. `epoch` (seconds) is the newest pocket's date and the SOURCE_DATE_EPOCH of every build."""
 
     format: int
-    epoch: int
+    epoch: Seconds
     apt: str
     tools_tree: str
     requirements: dict[str, str]
@@ -123,52 +136,65 @@ def encode(lock: Lock) -> str:
 
 
 def decode(data: bytes, *, where: str) -> Lock:
-    """Parse a lock. Raises InputError("lock.broken") naming the file, and the line where it can be told."""
-    hint = "restore it from git, or resolve again: `build lock`"
+    """Parse a lock. Raises InputError naming file and line: "lock.broken", "lock.format", "lock.duplicate"."""
     try:
         lock = msgspec.json.decode(data, type=Lock)
     except msgspec.ValidationError as error:
-        raise InputError("lock.broken", str(error), where=_locate(where, data, str(error)), hint=hint) from error
-    except msgspec.DecodeError as error:
-        raise InputError(
-            "lock.broken", f"not JSON: {error}", where=_locate(where, data, str(error)), hint=hint
-        ) from error
+        raise _broken(str(error), where=f"{where}:{_line_of(data, str(error))}") from error
+    except UnicodeDecodeError as error:
+        raise _broken("not JSON: not UTF-8", where=f"{where}:{_line_outside_utf8(data)}") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _broken(f"not JSON: {error}", where=f"{where}:{_line_of(data, str(error))}") from error
     if lock.format != FORMAT:
-        raise InputError("lock.format", f"format {lock.format}, this builder reads {FORMAT}", where=where)
-    _validate(lock, where=where, hint=hint)
+        message = f"format {lock.format}, this builder reads {FORMAT}"
+        raise InputError("lock.format", message, where=f"{where}:{_line_of(data, '$.format')}")
+    _validate(lock, data, where=where)
     return lock
 
 
-def _locate(where: str, data: bytes, message: str) -> str:
-    import re
+def _broken(message: str, *, where: str, code: str = "lock.broken") -> InputError:
+    return InputError(code, message, where=where, hint="restore it from git, or resolve again: `build lock`")
 
+
+def _line_of(data: bytes, message: str) -> int:
+    """The line of what a message of msgspec's names, as far as the canonical form tells; the file's last one else."""
     if match := re.search(r"byte (\d+)", message):
-        return f"{where}:{data[: int(match[1])].count(10) + 1}"
-    if match := re.search(r"\$\.(packages|wheels|pockets)\[(\d+)\]", message):
-        start = data.find(b'\n "%s": [' % match[1].encode())
-        if start >= 0:
-            return f"{where}:{data[: start + 1].count(10) + 2 + int(match[2])}"
-    return where
+        return data.count(b"\n", 0, int(match[1])) + 1
+    if match := re.search(r"\$\.(\w+)(?:\[(\d+)\])?", message):
+        start = data.find(b'\n "%s":' % match[1].encode())
+        return data.count(b"\n", 0, start + 1) + 1 + (1 + int(match[2]) if match[2] else 0)
+    return max(1, data.rstrip(b"\n").count(b"\n") + 1)
 
 
-def _validate(lock: Lock, *, where: str, hint: str) -> None:
+def _line_outside_utf8(data: bytes) -> int:
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return data.count(b"\n", 0, error.start) + 1
+    return 1
+
+
+def _validate(lock: Lock, data: bytes, *, where: str) -> None:
+    def at(name: str, index: int) -> str:
+        return f"{where}:{_line_of(data, f'$.{name}[{index}]')}"
+
     seen: set[str] = set()
-    for package in lock.packages:
-        path = PurePosixPath(package.path)
+    for index, package in enumerate(lock.packages):
         if package.name in seen:
-            raise InputError("lock.duplicate", f"{package.name} is locked twice", where=where, hint=hint)
+            message = f"{package.name} is locked twice"
+            raise _broken(message, where=at("packages", index), code="lock.duplicate")
         seen.add(package.name)
-        bad_path = path.is_absolute() or ".." in path.parts or "://" in package.path
-        if bad_path or len(package.sha256) != 64 or package.size <= 0:
-            raise InputError(
-                "lock.broken", f"{package.name}: path, size or sha256 makes no sense", where=where, hint=hint
-            )
         for role in package.roles:
             if role not in lock.roles:
-                raise InputError("lock.broken", f"{package.name} names role {role!r}", where=where, hint=hint)
-    for wheel in lock.wheels:
-        if "/" in wheel.file or not wheel.file.endswith(".whl") or len(wheel.sha256) != 64:
-            raise InputError("lock.broken", f"{wheel.file}: not a wheel's name or hash", where=where, hint=hint)
+                raise _broken(f"{package.name} names role {role!r}", where=at("packages", index))
+    files: set[str] = set()
+    for index, wheel in enumerate(lock.wheels):
+        if wheel.file in files:
+            raise _broken(f"{wheel.file} is locked twice", where=at("wheels", index), code="lock.duplicate")
+        files.add(wheel.file)
+        for name in wheel.sets:
+            if name not in lock.requirements:
+                raise _broken(f"{wheel.file} names requirement set {name!r}", where=at("wheels", index))
 
 
 def load(path: Path) -> Lock:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from builder.settings import Settings
 from services.common.errors import InputError
@@ -15,6 +16,7 @@ from services.common.process import run
 
 ARCHIVES = ("debian", "debian-security")
 _FORMAT = "$(LABEL)|$(RELEASE)|$(COMPONENT)|$(REPO_URI)"
+_SCHEMES = ("http://", "https://", "file:")
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,13 @@ def parse_targets(text: str) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for line in text.splitlines():
-        label, release, component, address = line.split("|", 3)
-        if component != "main":
+        words = line.split("|", 3)
+        if len(words) < 4 or words[2] != "main":
             continue
+        label, release, _, address = words
+        address = _plain(address)
+        if not address.startswith(_SCHEMES):
+            continue  # a CD, say
         last = address.rstrip("/").rpartition("/")[2]
         if label == "Debian-Security" or (not label and last == "debian-security" and release.endswith("-security")):
             archive = "debian-security"
@@ -51,11 +57,23 @@ def parse_targets(text: str) -> dict[str, str]:
     return found
 
 
+def _plain(address: str) -> str:
+    """An address that files can be fetched from: of a list of mirrors in a file (apt-transport-mirror(1)) the first."""
+    scheme, _, path = address.partition(":")
+    if scheme != "mirror+file":
+        return address
+    try:
+        lines = [line.split()[0] for line in Path("/" + path.strip("/")).read_text().splitlines() if line.split()]
+    except OSError:
+        return address
+    return next((line for line in lines if not line.startswith("#")), address)
+
+
 def discover(settings: Settings, *, epoch: int | None = None) -> Mirrors:
     """The mirrors in force: settings first, the host's apt configuration else.
 
-    `epoch` (seconds) is the lock's, for the snapshot address. Raises InputError("mirror.unknown") when an archive has
-    no address.
+    `epoch` (seconds) is the lock's, for the snapshot address. Raises InputError: "mirror.unknown" when an archive has
+    no address, "mirror.snapshot" for an address with other fields than {archive} and {stamp}.
     """
     live = {
         name: address
@@ -76,7 +94,15 @@ def discover(settings: Settings, *, epoch: int | None = None) -> Mirrors:
     snapshot: dict[str, str] = {}
     if settings.snapshot and epoch is not None:
         stamp = datetime.fromtimestamp(epoch, UTC).strftime("%Y%m%dT%H%M%SZ")
-        snapshot = {name: settings.snapshot.format(archive=name, stamp=stamp).rstrip("/") + "/" for name in ARCHIVES}
+        try:
+            found = {name: settings.snapshot.format(archive=name, stamp=stamp) for name in ARCHIVES}
+        except (LookupError, ValueError, AttributeError) as error:
+            raise InputError(
+                "mirror.snapshot",
+                f"not an address with {{archive}} and {{stamp}}: {settings.snapshot}",
+                where="BACKLINE_BUILD_SNAPSHOT",
+            ) from error
+        snapshot = {name: address.rstrip("/") + "/" for name, address in found.items()}
     return Mirrors(live, snapshot)
 
 

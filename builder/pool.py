@@ -17,8 +17,6 @@ from builder.lock import LockedPackage
 from services.common.errors import IntegrityError, MissingError
 from services.common.process import run
 
-_CHUNK = 1 << 18
-
 
 class Pool:
     """Files by SHA-256 below one folder; partial downloads end in `.part` and are resumed."""
@@ -79,11 +77,19 @@ class Pool:
         return text
 
     def verify(self, packages: Iterable[LockedPackage]) -> None:
-        """Hash every file again. Raises IntegrityError("pool.hash") on rot, after deleting the bad file."""
+        """Hash every file again.
+
+        Raises IntegrityError("pool.hash") on rot, after deleting the bad file, and MissingError("pool.missing").
+        """
         for package in packages:
             path = self.path(package.sha256)
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            try:
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+            except FileNotFoundError as error:
+                raise MissingError(
+                    "pool.missing", f"{package.name} is not in the pool", hint="run `build fetch`"
+                ) from error
             if digest != package.sha256:
                 path.unlink()
                 raise IntegrityError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import re
 import shutil
 import tempfile
@@ -323,17 +324,22 @@ def _packages(
                 size=int(fields["Size"]),
                 sha256=digest,
                 path=fields["Filename"],
-                archive="debian-security" if "-security" in fields["list"] else "debian",
+                archive=_archive_of(fields["list"]),
                 source=source,
                 source_version=rest.strip("()") or fields["Version"],
                 roles=sorted(holding),
             )
         )
     packages.sort(key=lambda package: package.name)
-    for one, two in zip(packages, packages[1:], strict=False):
+    for one, two in itertools.pairwise(packages):
         if one.name == two.name:
             raise BacklineError("lock.versions", f"{one.name} was resolved to {one.version} and {two.version}")
     return packages
+
+
+def _archive_of(name: str) -> str:
+    """The archive whose package list has this file name: apt makes it of the address, which may hold any word."""
+    return next(archive for suite, archive in POCKETS.items() if f"_dists_{suite}_" in name)
 
 
 def _with_roles(package: LockedPackage, roles: list[str]) -> LockedPackage:

@@ -1,9 +1,9 @@
 """Runs a program inside the tools tree: its own mount, PID, UTS, IPC and (by default) network namespace.
 
-The tools tree is /usr and /etc, read-only; the caller names what else is visible, at fixed paths, so that no path of the
-host can reach a build. The environment is made from nothing. Without network there is not even a route: a program that
-reaches for a mirror fails. The namespaces die with their first process, and that one with us, so nothing survives a
-build, not even kill -9 of the builder. The mounts themselves are made by mkosi's own sandbox program.
+The tools tree is /usr and /etc, read-only; the caller names what else is visible, at fixed paths, so that no path of
+the host can reach a build. The environment is made from nothing. Without network there is not even a route: a program
+that reaches for a mirror fails. The namespaces die with their first process, and that one with us, so nothing survives
+a build, not even kill -9 of the builder. The mounts themselves are made by mkosi's own sandbox program.
 """
 
 from __future__ import annotations

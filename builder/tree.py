@@ -1,9 +1,9 @@
 """The tree manifest: one line per entry of a root tree, sorted bytewise by path, and the tree id over it.
 
-A line is nine fields separated by tabs: path, type (f d l c b p s), mode (octal), uid, gid, mtime (seconds), size (bytes;
-0 unless a file), content (SHA-256 of a file, target of a link, major:minor of a device, "-" otherwise) and extended
-attributes (name=hex, comma separated, or "-"). Every byte of a name outside printable ASCII, and "%", is written %XX.
-Nothing here depends on readdir order, inode numbers, atime or ctime.
+A line is nine fields separated by tabs: path, type (f d l c b p s), mode (octal), uid, gid, mtime (seconds), size
+(bytes; 0 unless a file), content (SHA-256 of a file, target of a link, major:minor of a device, "-" otherwise) and
+extended attributes (name=hex, comma separated, or "-"). Every byte of a name outside printable ASCII, and "%", is
+written %XX. Nothing here depends on readdir order, inode numbers, atime or ctime.
 """
 
 from __future__ import annotations
@@ -29,8 +29,14 @@ _KINDS = {
 }
 _CHUNK = 1 << 20
 
+OVERLAP = 256
+"""Bytes of a file that an inspector sees again at the start of the next chunk: longer than what it looks for."""
+
 Inspector = Callable[[bytes, bytes], None]
-"""Called with (path, chunk) for each chunk of each regular file while it is hashed, from several threads."""
+"""Called with (path, chunk) for each chunk of each regular file while it is hashed, from several threads.
+
+A chunk begins with the last OVERLAP bytes of the one before, so that nothing hides across a border.
+"""
 
 
 class Entry(NamedTuple):
@@ -64,16 +70,20 @@ def _xattrs(path: bytes) -> str:
     names = sorted(os.listxattr(path, follow_symlinks=False))
     if not names:
         return "-"
-    return ",".join(f"{quote(n, safe='.')}={os.getxattr(path, n, follow_symlinks=False).hex()}" for n in names)
+    values = ((os.fsencode(name), os.getxattr(path, name, follow_symlinks=False)) for name in names)
+    return ",".join(f"{quote(name, safe='.')}={value.hex()}" for name, value in values)
 
 
 def _digest(path: bytes, name: bytes, inspect: Inspector | None) -> str:
     digest = hashlib.sha256()
+    seen = b""
     with open(path, "rb", buffering=0) as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
             if inspect is not None:
-                inspect(name, chunk)
+                seen += chunk
+                inspect(name, seen)
+                seen = seen[-OVERLAP:]
     return digest.hexdigest()
 
 
@@ -90,7 +100,8 @@ def _entry(root: bytes, name: bytes, inspect: Inspector | None) -> Entry:
         content = f"{os.major(info.st_rdev)}:{os.minor(info.st_rdev)}"
     size = info.st_size if kind == "f" else 0
     mode = stat.S_IMODE(info.st_mode)
-    return Entry(name, kind, mode, info.st_uid, info.st_gid, int(info.st_mtime), size, content, _xattrs(path))
+    seconds = info.st_mtime_ns // 10**9  # st_mtime is a float, which rounds up
+    return Entry(name, kind, mode, info.st_uid, info.st_gid, seconds, size, content, _xattrs(path))
 
 
 def names(root: Path) -> list[bytes]:

@@ -66,9 +66,10 @@ def pip(tree: Path, root: Path, *words: str, requirements: str, into: Path | Non
     try:
         return sandbox.run(command, variables=environment).stdout
     except ProcessFailed as error:
+        tail = error.completed.stderr.strip()[-2000:]
         raise MissingError(
             "lock.wheel",
-            f"pip found no fitting wheels for requirements/{requirements}.txt\n{error.completed.stderr.strip()[-2000:]}",
+            f"pip found no fitting wheels for requirements/{requirements}.txt\n{tail}",
             hint="check the index that pip is configured for",
         ) from error
 
