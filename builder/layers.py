@@ -52,10 +52,12 @@ def build_layers(ctx: Context, role: str) -> Path:
     parent: str | None = None
     for layer, sections in recipe.of_layers(ctx.root, role, ctx.lock).items():
         target = ctx.cache / "layers" / recipe.layer_id(sections)
+        have = {package.name for package in ctx.lock.of(parent)} if parent else set()
+        packages = [package for package in ctx.lock.of(layer) if package.name not in have]
+        if below is not None and not packages and not sections["files"]:
+            continue  # the same packages as what it includes
         if not target.is_dir():
             image = config.load(ctx.root, layer)
-            have = {package.name for package in ctx.lock.of(parent)} if parent else set()
-            packages = [package for package in ctx.lock.of(layer) if package.name not in have]
             tree = _install(ctx, image, packages, below=below)
             keep(tree, target)
         touch_used(target)

@@ -85,12 +85,21 @@ def normalise(root: Path, *, epoch: int) -> Report:
             else:
                 report.removed.setdefault(reason, []).append(str(path.relative_to(root)))
                 _remove(path)
+    _dangling(root / "etc/ssl/certs", report)
     _accounts(root, epoch)
     _identity(root)
     for name in ("var/lib/ucf/hashfile", "var/lib/ucf/registry", "var/lib/dpkg/triggers/File"):
         _sort_lines(root / name)
     clamp(root, epoch)
     return report
+
+
+def _dangling(folder: Path, report: Report) -> None:
+    """Remove links that lead nowhere: openssl's hash links to a certificate that a script made."""
+    for path in sorted(folder.glob("*")):
+        if path.is_symlink() and not path.readlink().is_absolute() and not path.exists():
+            report.removed.setdefault("link to a certificate made by a script", []).append(path.name)
+            path.unlink()
 
 
 def _keeps(root: Path, path: Path, pattern: str) -> bool:
