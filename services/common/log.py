@@ -115,7 +115,8 @@ class JournalHandler(logging.Handler):
                 file.write(message)
             seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
-            socket.send_fds(self.socket, [b""], [descriptor], 0, self.path)
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", descriptor))
+            self.socket.sendmsg([], [rights], 0, self.path)  # not send_fds(): it forgets the address (Python 3.11)
         finally:
             os.close(descriptor)
 
