@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 from starlette.requests import HTTPConnection
@@ -70,8 +70,6 @@ def credentials(connection: socket.socket) -> Peer | None:
 class PeerProtocol(H11Protocol):
     """uvicorn's HTTP/1.1, with credentials, a deadline for headers and a limit for TCP. One instance a connection."""
 
-    tcp_connections: ClassVar[set[PeerProtocol]] = set()
-
     def __init__(
         self,
         config: Config,
@@ -81,6 +79,7 @@ class PeerProtocol(H11Protocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._late: asyncio.TimerHandle | None = None
+        self._over_tcp = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -88,15 +87,14 @@ class PeerProtocol(H11Protocol):
         peer = None if connection is None else credentials(connection)
         # uvicorn copies app_state into the scope of each request: a copy of our own is this connection's state.
         self.app_state = {**self.app_state, _KEY: peer}
-        if peer is None:
-            if len(self.tcp_connections) >= MAX_TCP:
-                transport.abort()
-                return
-            self.tcp_connections.add(self)
+        self._over_tcp = peer is None
+        others = (other for other in self.connections if isinstance(other, PeerProtocol) and other is not self)
+        if self._over_tcp and sum(other._over_tcp for other in others) >= MAX_TCP:
+            transport.abort()
+            return
         self._expect_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.tcp_connections.discard(self)
         self._headers_came()
         super().connection_lost(exc)
 
