@@ -12,7 +12,7 @@ from pathlib import Path
 from builder.config import tracked_files
 from services.common.errors import InputError
 
-# What every image has: the root program that finds the services' commands.
+# What every image with services has: the root program that finds their commands.
 _ROOT_MODULES = ("services.common.main",)
 _PACKAGES = ("services",)
 
@@ -57,11 +57,14 @@ def _with_parents(module: str) -> list[str]:
 def files(root: Path, services: list[str]) -> list[str]:
     """Every file of ours in an image with `services`: modules, data beside them, units; relative paths, sorted.
 
-    What git ignores is not seen, except by an import. Raises InputError("service.syntax") with file and line.
+    Nothing for no services. What git ignores is not seen, except by an import. Raises InputError("service.syntax")
+    with file and line.
     """
-    wanted = list(_ROOT_MODULES)
+    if not services:
+        return []
+    wanted = [name for module in _ROOT_MODULES for name in _with_parents(module)]
     data: set[str] = set()
-    for name in tracked_files(root, [f"services/{service}" for service in services]) if services else []:
+    for name in tracked_files(root, [f"services/{service}" for service in services]):
         path = Path(name)
         if "__pycache__" in path.parts or not (root / path).is_file():
             continue

@@ -24,7 +24,7 @@ INITRD = "initrd"
 _LISTS = {
     ("Content", "Packages"),
     ("Content", "RemoveFiles"),
-    ("Content", "Environment"),
+    ("Build", "Environment"),
     ("Distribution", "Repositories"),
 }
 _SCALARS = {
