@@ -1,0 +1,47 @@
+"""The house stands as docs/architecture.md draws it: who may import whom."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SERVICES = sorted(
+    path.parent.name for path in (ROOT / "services").glob("*/__init__.py") if path.parent.name != "common"
+)
+
+
+def imported(folder: Path) -> set[str]:
+    """Every module of the house that a folder's modules import, by its whole name."""
+    found: set[str] = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return {name for name in found if name.split(".")[0] in ("builder", "services", "tests", "docs", "e2e", "netboot")}
+
+
+def foreign(folder: str, *allowed: str) -> list[str]:
+    """What a folder imports of the house that is neither itself nor allowed to it."""
+    own = folder.replace("/", ".")
+    names = imported(ROOT / folder)
+    return sorted(
+        name for name in names if not any(name == one or name.startswith(f"{one}.") for one in (own, *allowed))
+    )
+
+
+def test_the_common_part_knows_nobody() -> None:
+    assert foreign("services/common") == []
+
+
+def test_the_builder_knows_only_the_common_part() -> None:
+    assert foreign("builder", "services.common") == []
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_knows_no_other_service(service: str) -> None:
+    assert foreign(f"services/{service}", "services.common") == []
