@@ -258,7 +258,7 @@ def _choose(apt: Apt, wanted: dict[str, RoleRequest]) -> dict[str, list[_Row]]:
         if request.parent:
             names += [file.partition("_")[0] for _, file, _, _ in chosen[request.parent]]
         try:
-            text = apt.run("apt-get", "install", "--print-uris", "--yes", "--quiet=2", *names)
+            text = apt.run("apt-get", "install", "--print-uris", "--yes", "--quiet=1", *names)
         except ProcessFailed as error:
             unknown = re.findall(
                 r"Unable to locate package (\S+)|Package '?(\S+?)'? has no inst", error.completed.stderr
@@ -268,8 +268,11 @@ def _choose(apt: Apt, wanted: dict[str, RoleRequest]) -> dict[str, list[_Row]]:
                 raise MissingError(
                     "lock.unknown", f"no pocket has a package {name!r}", where=f"images/{role}/mkosi.conf"
                 ) from error
+            reasons = error.completed.stdout.strip().splitlines()[-20:]  # apt says here what needs what
             raise BacklineError(
-                "lock.conflict", f"apt cannot resolve {role}\n{error.message}", where=f"images/{role}/mkosi.conf"
+                "lock.conflict",
+                "\n".join([f"apt cannot resolve {role}", *reasons, error.message]),
+                where=f"images/{role}/mkosi.conf",
             ) from error
         return [(m[1], m[2], int(m[3]), m[4]) for m in _URI.finditer(text)]
 

@@ -82,12 +82,15 @@ class Sandbox:
     ) -> Completed:
         """Run `argv` inside, with `variables` as its whole environment. Raises ProcessFailed as `process.run` does."""
         words = self.argv(argv, variables=variables, chdir=chdir)
-        return process.run(words, env={"PATH": PATH}, stdout=stdout, stderr=stderr, check=check)
+        # A Python without a locale would set LC_CTYPE for what it starts (PEP 538).
+        outside = {"PATH": PATH, "LC_ALL": "C.UTF-8"}
+        return process.run(words, env=outside, stdout=stdout, stderr=stderr, check=check)
 
     def argv(self, argv: Sequence[str | Path], *, variables: Mapping[str, str], chdir: str = "/") -> list[str]:
         """The whole command line that runs `argv` inside."""
         env = self.environment
-        words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc"]
+        # /proc has to be that of the new PID namespace: through the host's, /proc/1/root is the host's root.
+        words = ["unshare", "--mount", "--mount-proc", "--pid", "--fork", "--kill-child", "--uts", "--ipc"]
         if not self.network:
             words.append("--net")
         if env.cpus is not None:
