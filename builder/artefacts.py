@@ -52,6 +52,6 @@ def make_verity(tools: Path, out: Path, recipe: Recipe, *, epoch: int, environme
 
 
 def compress(tools: Path, out: Path, name: str, *, epoch: int, environment: Environment) -> None:
-    """Replace `out`/`name` by `out`/`name`.zst without its inner suffix rules: plain `zstd -19`, one thread."""
+    """Replace `out`/`name` by `out`/`name`.zst: level 12, one thread."""
     command = ["zstd", "--quiet", "-12", "--single-thread", "--rm", f"/out/{name}", "-o", f"/out/{name}.zst"]
     _run(tools, command, tree=None, out=out, epoch=epoch, environment=environment)

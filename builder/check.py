@@ -1,9 +1,9 @@
 """`build check`: is a version its content? It is built once more, somewhere else entirely, and compared byte for byte.
 
 Building twice in the same way proves little: both runs share what leaks. So the second build differs on purpose in all
-that a build could notice: umask, file system (memory, with another directory order), path and its length, host name, time
-zone, locale, number of CPUs, and the clock, 400 days ahead. It also is built flat, not in layers, which proves that both
-ways are one.
+that a build could notice: umask, file system (memory, with another directory order), path and its length, host name,
+time zone, locale, number of CPUs, and the clock, 400 days ahead. It also is built flat, not in layers, which proves
+that both ways are one.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from pathlib import Path
 import msgspec
 
 from builder import manifest as manifests
-from builder import recipe, tree
+from builder import recipe, tools, tree
 from builder.image import Shop, build, make, plan, require_root
 from builder.manifest import Manifest
-from builder.sandbox import Environment
+from builder.pool import Pool
+from builder.sandbox import Environment, Sandbox
 from builder.store import RECIPE
 from builder.versions import Ref
 from services.common.errors import InputError
@@ -44,6 +45,19 @@ _CAUSES = (
     ("machine-id", "the identity of the machine"),
 )
 _MEMORY_FACTOR = 8
+_EXPLAIN_FILES = 5
+_EXPLAIN_SIZE = 1 << 20
+_EXPLAIN = """
+for path; do
+    for side in first second; do
+        mkdir -p "/tmp/$side/$(dirname "$path")"
+        dump.erofs --cat --path="/$path" "/$side/root.erofs" > "/tmp/$side/$path"
+    done
+done
+cd /tmp
+exec timeout 60 diffoscope --text - --text-color never --max-report-size 20000 --max-text-report-size 20000 \\
+    --max-diff-block-lines 20 --exclude-directory-metadata yes first second
+"""
 
 
 class Guilty(msgspec.Struct, frozen=True):
@@ -64,7 +78,8 @@ class CheckReport(msgspec.Struct, frozen=True):
     artefacts: list[str]
     guilty: list[Guilty]
     elsewhere: dict[str, str]
-    kept: str | None = None
+    details: str = ""
+    """What diffoscope says of the first guilty files."""
 
 
 def check(shop: Shop, role: str, *, environment: Environment = ELSEWHERE, flat: bool = True) -> CheckReport:
@@ -90,7 +105,7 @@ def check_version(shop: Shop, ref: Ref) -> CheckReport:
         raise InputError(
             "check.recipe",
             f"this checkout describes {ref.role}/{now}, not {ref.version}",
-            hint=f"check out the commit and lock that made it; `build why {ref.version} {now}` says what differs",
+            hint=f"check out the commit that made it, or `build image {ref.role}` and compare with `build why`",
         )
     return check(shop, ref.role)
 
@@ -123,7 +138,7 @@ def compare(shop: Shop, ref: Ref, first: Path, second: Path, again: Manifest, en
     if (first / RECIPE).read_bytes() != (second / RECIPE).read_bytes():
         artefacts.append(RECIPE)
     guilty = guilty_paths(read_tree(first), read_tree(second)) if "tree.zst" in artefacts else []
-    guilty = _with_packages(shop, ref, first, guilty)
+    guilty = _with_packages(shop, ref, guilty)
     return CheckReport(
         role=ref.role,
         version=ref.version,
@@ -131,7 +146,29 @@ def compare(shop: Shop, ref: Ref, first: Path, second: Path, again: Manifest, en
         artefacts=artefacts,
         guilty=guilty,
         elsewhere={name: str(value) for name, value in vars(environment).items()},
+        details=explain(shop, first, second, guilty),
     )
+
+
+def explain(shop: Shop, first: Path, second: Path, guilty: list[Guilty]) -> str:
+    """What differs inside the first few guilty files, by diffoscope of the tools tree, within limits of size and time.
+
+    On whole trees it writes hundreds of megabytes; on a few small files it says in a second what a person wants.
+    """
+    trees = [read_tree(folder) for folder in (first, second)]
+    chosen = []
+    for entry in guilty:
+        pair = [tree.get(os.fsencode(entry.path)) for tree in trees]
+        if all(one is not None and one.kind == "f" and one.size <= _EXPLAIN_SIZE for one in pair):
+            chosen.append(entry.path)
+    if not chosen:
+        return ""
+    tools_tree = tools.ensure(Pool(shop.settings.cache_path / "pool"), shop.lock, shop.settings.cache_path)
+    sandbox = Sandbox(tools=tools_tree, read_only={first: "/first", second: "/second"})
+    paths = chosen[:_EXPLAIN_FILES]
+    return sandbox.run(
+        ["bash", "-c", _EXPLAIN, "explain", *paths], variables=Environment().variables(0), check=False
+    ).stdout.strip()
 
 
 def read_tree(folder: Path) -> dict[bytes, tree.Entry]:
@@ -175,14 +212,13 @@ def likely_cause(path: str, differs: list[str]) -> str:
     return "its content depends on the time, the host, randomness, the locale, or the order of a directory"
 
 
-def _with_packages(shop: Shop, ref: Ref, folder: Path, guilty: list[Guilty]) -> list[Guilty]:
+def _with_packages(shop: Shop, ref: Ref, guilty: list[Guilty]) -> list[Guilty]:
     """Fill in the owning package, from the package lists of the layer that the version was built on."""
     if not guilty:
         return guilty
     layer = shop.settings.cache_path / "layers"
     sections = recipe.of_layers(shop.root, ref.role, shop.lock)[ref.role]
     info = layer / recipe.layer_id(sections) / "var/lib/dpkg/info"
-    del folder
     if not info.is_dir():
         return guilty
     paths = {f"/{entry.path}" for entry in guilty}
@@ -205,6 +241,7 @@ def render(report: CheckReport) -> str:
         lines += [f"  {entry.path}{owner}", f"    {', '.join(entry.differs)}", f"    likely: {entry.cause}"]
     if len(report.guilty) > 40:
         lines.append(f"  and {len(report.guilty) - 40} more (--json lists all)")
+    lines += [f"  {line}" for line in report.details.splitlines()]
     return "\n".join(lines)
 
 

@@ -17,8 +17,8 @@ from services.common.errors import Exit, UsageError
 SUMMARY = "make images: lock, fetch, build, check, compare, keep, sign"
 
 _EPILOG = """\
-exit codes: 0 done, 1 different (check, diff --exit-code), 2 usage, 3 a file of yours is wrong, 4 something is missing or out
-of reach, 5 hash or signature is wrong, 6 a program failed, 7 this machine cannot (root, disk), 8 someone else is at it
+exit codes: 0 done, 1 different (check), 2 usage, 3 a file of yours is wrong, 4 something is missing or out of
+reach, 5 hash or signature is wrong, 6 a program failed, 7 this machine cannot (root, disk), 8 someone else is at it
 """
 
 
@@ -61,10 +61,18 @@ def parser(prog: str) -> argparse.ArgumentParser:
         prog=prog, description=SUMMARY, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     top.add_argument("--quiet", action="store_true", help="no progress")
+    for name, text in (
+        ("mirror", "base address of the Debian archive (default: the host's apt configuration)"),
+        ("security-mirror", "base address of the security archive (default: the host's apt configuration)"),
+        ("snapshot", "address with {archive} and {stamp} to try for packages that left the mirror"),
+        ("store", "folder of finished versions"),
+        ("cache", "folder of pool, layers and tools trees"),
+    ):
+        top.add_argument(f"--{name}", metavar="FOLDER" if text.startswith("folder") else "ADDRESS", help=text)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     verb = _add(verbs, "image", run_image, "build roles that are not in the store yet, and print their paths")
-    _complete(verb.add_argument("role", nargs="+", help="gw, rhfs, nfsroot..."), _roles)
+    _complete(verb.add_argument("role", nargs="+", metavar="ROLE", help="gw, rhfs, nfsroot..."), _roles)
     verb.add_argument("--verbose", action="store_true", help="show mkosi's own output when it is done")
 
     verb = _add(
@@ -123,13 +131,15 @@ def parser(prog: str) -> argparse.ArgumentParser:
     listing = what.add_parser("list", help="list keys and trusted signers")
     default = what.add_parser("default", help="choose the key that signs")
     default.add_argument("name")
+    trust = what.add_parser("trust", help="trust a key that came another way: an agent's .pub in the keys' folder")
+    trust.add_argument("name")
     rotate = what.add_parser("rotate", help="make a new key; the old one stays trusted for a while")
     rotate.add_argument("old")
     rotate.add_argument("new")
     rotate.add_argument("--days", type=int, default=30, help="overlap (default: %(default)s)")
     for each in (new, rotate):
         each.add_argument("--passphrase", action="store_true", help="ask for a passphrase on the terminal")
-    for each in (new, listing, default, rotate):
+    for each in (new, listing, default, trust, rotate):
         each.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
     return top
 
@@ -139,7 +149,9 @@ def _shop(arguments: argparse.Namespace) -> object:
     from builder.image import Shop
     from services.common.progress import Progress
 
-    return Shop.open(settings.load(), Progress(quiet=arguments.quiet))
+    names = ("mirror", "security_mirror", "snapshot", "store", "cache")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    return Shop.open(settings.load(given), Progress(quiet=arguments.quiet))
 
 
 def _print(arguments: argparse.Namespace, document: object, text: str) -> None:
@@ -158,7 +170,7 @@ def run_image(arguments: argparse.Namespace) -> int:
     for role in arguments.role:  # every mistake is said before the first minute is spent
         plan(shop, role)
     rows = []
-    for role in arguments.role:
+    for role in dict.fromkeys(arguments.role):
         built = build(shop, role)
         rows.append({"role": role, "version": built.ref.version, "path": str(built.path), "built": built.fresh})
         if not arguments.json:
@@ -180,8 +192,7 @@ def run_check(arguments: argparse.Namespace) -> int:
     if arguments.name in config.published(shop.root):
         report = check.check(shop, arguments.name)
     else:
-        looks_like_role = not any(character.isdigit() for character in arguments.name[:8])
-        if looks_like_role:
+        if not any(part.isdigit() for part in (arguments.name[:4], arguments.name.rpartition("/")[2][:4])):
             config.require_role(shop.root, arguments.name)
         report = check.check_version(shop, shop.store.resolve(arguments.name))
     _print(arguments, report, check.render(report))
@@ -335,15 +346,12 @@ def run_sbom(arguments: argparse.Namespace) -> int:
 def run_sign(arguments: argparse.Namespace) -> int:
     """`build sign VERSION`."""
     from builder.image import Shop, sign
-    from services.common.errors import InputError
 
     shop = _shop(arguments)
     assert isinstance(shop, Shop)
     ref = shop.store.resolve(arguments.version)
     shop.store.verify(ref.role, ref.version)
     name = sign(shop, ref)
-    if name is None:
-        raise InputError("keys.none", "there is no signing key", hint="`build keys new NAME` makes one")
     _print(arguments, {"version": str(ref), "signer": name}, f"{ref} signed by {name}")
     return Exit.OK
 
@@ -404,6 +412,8 @@ def run_keys(arguments: argparse.Namespace) -> int:
         ring.new(arguments.name, ask_passphrase=arguments.passphrase)
     elif arguments.what == "default":
         ring.set_default(arguments.name)
+    elif arguments.what == "trust":
+        ring.trust(arguments.name)
     listing = ring.listing()
     _print(arguments, listing, keys.render(listing))
     return Exit.OK

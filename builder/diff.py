@@ -168,7 +168,7 @@ def read_tree(store: Store, ref: Ref) -> dict[bytes, tree.Entry]:
             raise ValueError("it has another tree id")
         return tree.parse(data)
     except ValueError as error:
-        hint = f"`build verify {ref}` checks the whole version"
+        hint = f"`build show --verify {ref}` checks the whole version"
         raise IntegrityError(
             "store.tampered", f"not this version's tree: {error}", where=str(path), hint=hint
         ) from error
@@ -318,7 +318,7 @@ def _advice(why: Why) -> str:
     if why.same_recipe and why.same_tree:
         return "the recipe is the same, and so are the bytes: these are the same version under two lock dates"
     if why.same_recipe:
-        return "the recipe is the same, the bytes are not: the build is not reproducible; `build image ROLE --check`"
+        return "the recipe is the same, the bytes are not: the build is not reproducible; `build check ROLE`"
     if why.same_tree:
         return "the inputs differ, the bytes do not: nothing that a client could see has changed"
     return "the inputs differ, and so do the bytes"

@@ -49,7 +49,8 @@ def fetch_packages(pool: Pool, packages: Sequence[LockedPackage], mirrors: Mirro
     with _writing(pool.root), exclusive(pool.root / "lock", what="another download"):
         missing = pool.missing(packages)  # the download that we waited for may have brought some
         with ThreadPoolExecutor(max_workers=_PARALLEL) as executor:
-            futures = [executor.submit(_fetch_one, pool, package, mirrors, advance) for package in missing]
+            opener = _opener(mirrors)
+            futures = [executor.submit(_fetch_one, pool, package, mirrors, opener, advance) for package in missing]
             try:
                 for future in as_completed(futures):
                     future.result()
@@ -59,7 +60,18 @@ def fetch_packages(pool: Pool, packages: Sequence[LockedPackage], mirrors: Mirro
     return len(missing)
 
 
-def _fetch_one(pool: Pool, package: LockedPackage, mirrors: Mirrors, advance: Advance) -> None:
+def _opener(mirrors: Mirrors) -> urllib.request.OpenerDirector:
+    """Opens addresses through the proxies of the environment, or else those that apt is told to use."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler(mirrors.proxies | urllib.request.getproxies()))
+
+
+def _fetch_one(
+    pool: Pool,
+    package: LockedPackage,
+    mirrors: Mirrors,
+    opener: urllib.request.OpenerDirector,
+    advance: Advance,
+) -> None:
     partial = pool.path(package.sha256, ".part")
     with _writing(partial):
         partial.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +79,7 @@ def _fetch_one(pool: Pool, package: LockedPackage, mirrors: Mirrors, advance: Ad
     name = f"{package.name} {package.version}"
     for base in candidates:
         try:
-            _download(base + package.path, partial, size=package.size, name=name, advance=advance)
+            _download(base + package.path, partial, size=package.size, name=name, opener=opener, advance=advance)
         except FileNotFoundError:
             continue
         with _writing(partial):
@@ -76,7 +88,15 @@ def _fetch_one(pool: Pool, package: LockedPackage, mirrors: Mirrors, advance: Ad
     raise Gone(package, candidates)
 
 
-def _download(address: str, partial: Path, *, size: int, name: str, advance: Advance) -> None:
+def _download(
+    address: str,
+    partial: Path,
+    *,
+    size: int,
+    name: str,
+    opener: urllib.request.OpenerDirector,
+    advance: Advance,
+) -> None:
     """Download to `partial`, resuming what is there. Raises FileNotFoundError when the server has no such file."""
     failure = ""
     counted = 0
@@ -91,7 +111,7 @@ def _download(address: str, partial: Path, *, size: int, name: str, advance: Adv
             return
         request = urllib.request.Request(address, headers={"Range": f"bytes={start}-"} if start else {})
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+            with opener.open(request, timeout=_TIMEOUT) as answer:
                 begin = start if answer.status == 206 else 0
                 _check_length(answer, begin, partial, size=size, name=name)
                 with _writing(partial), partial.open("ab" if begin else "wb") as file:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -26,8 +27,11 @@ from builder.sandbox import Environment
 from builder.settings import Settings, source_root
 from builder.store import RECIPE, Store
 from builder.versions import Ref
-from services.common.errors import BacklineError, HostError
+from services.common.errors import BacklineError, HostError, MissingError, UsageError
 from services.common.progress import Progress
+
+if TYPE_CHECKING:
+    from builder.layers import Context
 
 
 @dataclass
@@ -111,19 +115,18 @@ def _build(shop: Shop, wanted: Recipe, ref: Ref, store: Store) -> None:
         make(shop, wanted, ref, out)
         with shop.progress.step(f"{ref.role}: into the store"):
             store.add(ref.role, ref.version, out)
-    sign(shop, ref)
+    try:
+        sign(shop, ref)
+    except (MissingError, UsageError) as error:  # the version is good; it can be signed later
+        shop.progress.note(f"{ref} is not signed: {error.message} ({error.hint})")
 
 
-def sign(shop: Shop, ref: Ref) -> str | None:
-    """Sign a version with the administrator's key; returns the signer's name, None when there is no key yet."""
+def sign(shop: Shop, ref: Ref) -> str:
+    """Sign a version with the administrator's key; returns the signer's name. Raises as `Keyring.default`."""
     from builder.keys import Keyring
     from services.common import signing
 
-    try:
-        key = Path(shop.settings.signing_key) if shop.settings.signing_key else Keyring().default()
-    except BacklineError as error:
-        shop.progress.note(f"{ref} is not signed: {error.message} ({error.hint})")
-        return None
+    key = Path(shop.settings.signing_key) if shop.settings.signing_key else Keyring().default()
     data = (shop.store.find(ref.role, ref.version) / manifests.NAME).read_bytes()
     name = key.name.removesuffix(".pub")
     shop.store.add_signature(ref.role, ref.version, name, signing.sign(data, key, manifests.SIGNATURE_NAMESPACE))
@@ -133,7 +136,7 @@ def sign(shop: Shop, ref: Ref) -> str | None:
 @contextlib.contextmanager
 def workshop(
     shop: Shop, role: str, *, environment: Environment | None = None, memory: bool = False
-) -> Iterator[object]:
+) -> Iterator[Context]:
     """A `builder.layers.Context` for one build of `role`: packages fetched, tools tree made, an empty working folder.
 
     With `memory` the working folder is a tmpfs in a mount namespace of this process's own.
@@ -233,7 +236,6 @@ def make(
 
     image = config.load(shop.root, ref.role)
     with workshop(shop, ref.role, environment=environment, memory=memory) as ctx:
-        assert isinstance(ctx, layers.Context)
         extra = stage(shop, ctx, image)
         if flat:
             with shop.progress.step(f"{ref.role}: building"):
@@ -246,11 +248,10 @@ def make(
         return finish(shop, ctx, image, wanted, ref, tree, out)
 
 
-def stage(shop: Shop, ctx: object, image: Image) -> list[Path]:
+def stage(shop: Shop, ctx: Context, image: Image) -> list[Path]:
     """Our own trees for `image`, in the order in which they are copied over the packages' tree."""
-    from builder import layers, overlay, wheels
+    from builder import overlay, wheels
 
-    assert isinstance(ctx, layers.Context)
     extra = ctx.work / "extra"
     extra.mkdir(mode=0o755)
     overlay.stage_trees(shop.root, recipe.image_files(shop.root, image), extra, kind="mkosi.extra")
@@ -264,12 +265,11 @@ def stage(shop: Shop, ctx: object, image: Image) -> list[Path]:
     ]
 
 
-def finish(shop: Shop, ctx: object, image: Image, wanted: Recipe, ref: Ref, tree_path: Path, out: Path) -> Manifest:
+def finish(shop: Shop, ctx: Context, image: Image, wanted: Recipe, ref: Ref, tree_path: Path, out: Path) -> Manifest:
     """Normalise a tree, prove it, and write every file of the version into `out`."""
-    from builder import artefacts, ids, initrd, layers, normalise, sbom
+    from builder import artefacts, cache, ids, initrd, layers, normalise, sbom
     from builder import tree as trees
 
-    assert isinstance(ctx, layers.Context)
     epoch, environment = ctx.lock.epoch, ctx.environment
     with shop.progress.step(f"{ref.role}: normalising"):
         normalise.normalise(tree_path, epoch=epoch)
@@ -278,7 +278,8 @@ def finish(shop: Shop, ctx: object, image: Image, wanted: Recipe, ref: Ref, tree
         ids.check(tree_path, ids.select(ids.load(shop.root), present), layers.masters(ctx.tools))
         prove_packages(ctx.lock, ref.role, tree_path)
     scanner = normalise.SecretScanner()
-    with shop.progress.step(f"{ref.role}: artefacts"), ThreadPoolExecutor(max_workers=1) as executor:
+    with shop.progress.step(f"{ref.role}: artefacts"), ThreadPoolExecutor(max_workers=2) as executor:
+        flushing = executor.submit(cache.flush, ctx.cache)
         compressing = executor.submit(
             artefacts.make_erofs, ctx.tools, tree_path, out, wanted, epoch=epoch, environment=environment
         )
@@ -288,6 +289,7 @@ def finish(shop: Shop, ctx: object, image: Image, wanted: Recipe, ref: Ref, tree
         artefacts.compress(ctx.tools, out, "tree", epoch=epoch, environment=environment)
         kernel = initrd.make(ctx, image, tree_path, out) if image.kernel else None
         compressing.result()
+        flushing.result()
         root_hash = artefacts.make_verity(ctx.tools, out, wanted, epoch=epoch, environment=environment)
     (out / RECIPE).write_bytes(wanted.data)
     manifest = Manifest(
@@ -332,7 +334,7 @@ def finish(shop: Shop, ctx: object, image: Image, wanted: Recipe, ref: Ref, tree
 
 
 def prove_packages(locked: Lock, role: str, tree: Path) -> None:
-    """Raises BacklineError("image.packages") unless the tree's package database is exactly what is locked for `role`."""
+    """Raises BacklineError("image.packages") unless the tree's package database is exactly what is locked."""
     import re
 
     status = (tree / "var/lib/dpkg/status").read_text()

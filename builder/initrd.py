@@ -11,9 +11,8 @@ import re
 import shutil
 from pathlib import Path
 
-from builder import config, layers, normalise, overlay, recipe
+from builder import cache, config, layers, normalise, overlay, recipe
 from builder.config import Image
-from builder.gc import touch_used
 from builder.sandbox import Sandbox
 from services.common.errors import BacklineError, InputError
 
@@ -45,15 +44,14 @@ def generic(ctx: layers.Context) -> Path:
     sections["files"] |= {name: recipe.describe_file(ctx.root / name) for name in recipe.image_files(ctx.root, image)}
     sections["builder"] |= recipe.shaping_modules()
     target = ctx.cache / "layers" / recipe.layer_id(sections)
-    if not target.is_dir():
+    if not cache.usable(target):
         below = layers.build_layers(ctx, config.INITRD)
         extra = ctx.work / "initrd-extra"
         extra.mkdir()
         overlay.stage_trees(ctx.root, recipe.image_files(ctx.root, image), extra, kind="mkosi.extra")
         overlay.normalise_modes(extra)
         tree = layers.finish(ctx, image, below, [extra])
-        layers.keep(_strip(tree, epoch=ctx.lock.epoch), target)
-    touch_used(target)
+        cache.keep(_strip(tree, epoch=ctx.lock.epoch), target)
     return target
 
 
@@ -93,9 +91,11 @@ def modules_tree(root: Path, image: Image, target: Path) -> list[str]:
                 "initrd.module", f"kernel {release} has no module {wanted!r}", where=f"images/{image.role}/image.toml"
             )
         chosen |= {path for path in found if not any(path.startswith(prefix) for prefix in image.initrd.exclude)}
+    wishes = _soft_dependencies(root / base, graph)
     todo = list(chosen)
     while todo:
-        for need in graph[todo.pop()]:
+        path = todo.pop()
+        for need in [*graph[path], *wishes.get(_module_name(path), [])]:
             if need not in chosen:
                 chosen.add(need)
                 todo.append(need)
@@ -112,6 +112,28 @@ def _dependencies(text: str) -> dict[str, list[str]]:
         path, _, needs = line.partition(":")
         graph[path] = needs.split()
     return graph
+
+
+def _soft_dependencies(folder: Path, graph: dict[str, list[str]]) -> dict[str, list[str]]:
+    """What a module asks for by name or alias when it starts, and fails without (modprobe.d(5), softdep).
+
+    erofs, by way of libcrc32c, wants whatever offers crc32c; r8169 wants the driver of its PHY.
+    """
+    named: dict[str, set[str]] = {}
+    for path in graph:
+        named.setdefault(_module_name(path), set()).add(path)
+    offered = {name: set(paths) for name, paths in named.items()}
+    for line in (folder / "modules.alias").read_text().splitlines():
+        if line.startswith("alias "):
+            _, alias, module = line.split()
+            offered.setdefault(alias.replace("-", "_"), set()).update(named.get(module, ()))
+    wishes: dict[str, list[str]] = {}
+    for line in (folder / "modules.softdep").read_text().splitlines():
+        if line.startswith("softdep "):
+            _, module, *words = line.split()
+            names = [word.replace("-", "_") for word in words if word not in ("pre:", "post:")]
+            wishes.setdefault(module, []).extend(path for name in names for path in sorted(offered.get(name, ())))
+    return wishes
 
 
 def _module_name(path: str) -> str:

@@ -1,29 +1,26 @@
 """Runs mkosi: offline, in the tools tree, layer on layer, from a repository of exactly the locked packages.
 
 A role is built as mkosi would build it in one go (`flat`), or on the cached tree of what it includes: the base's
-packages, then the role's, then our own files, by how often they change. `build check` builds flat and compares, so every
-check also proves that both ways give the same tree. mkosi's own incremental cache is never used: its key ignores versions.
+packages, then the role's, then our own files, by how often they change. `build check` builds flat and compares, so
+every check also proves that both ways give the same tree. mkosi's own incremental cache is never used: its key ignores
+versions.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import config, ids, overlay, recipe
+from builder import cache, config, ids, overlay, recipe
 from builder.config import Image
-from builder.gc import touch_used
 from builder.lock import Lock, LockedPackage
 from builder.pool import Pool, make_repository
 from builder.sandbox import Environment, Sandbox
 from services.common.errors import BacklineError, HostError
-from services.common.process import explain_exit, run
+from services.common.process import explain_exit
 
 _OUTPUT = "image"
 _FAKETIME = "usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
-_HANDED_ON = ("Distribution.Distribution", "Distribution.Release", "Distribution.Architecture", "Output.Format")
 _SECTIONS = ("Distribution", "Output", "Content", "Build")
 
 
@@ -38,7 +35,7 @@ class Context:
     tools: Path
     work: Path
     log: Path
-    environment: Environment = Environment()
+    environment: Environment
 
 
 def masters(tools: Path) -> dict[str, str]:
@@ -56,34 +53,17 @@ def build_layers(ctx: Context, role: str) -> Path:
         packages = [package for package in ctx.lock.of(layer) if package.name not in have]
         if below is not None and not packages and not sections["files"]:
             continue  # the same packages as what it includes
-        if not target.is_dir():
+        if not cache.usable(target):
             image = config.load(ctx.root, layer)
             tree = _install(ctx, image, packages, below=below)
-            keep(tree, target)
-        touch_used(target)
+            cache.keep(tree, target)
         below, parent = target, layer
     assert below is not None
     return below
 
 
-def keep(tree: Path, target: Path) -> None:
-    """Move a finished tree into the cache as `target`; where another build was faster, drop it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        tree.rename(target)
-    except OSError:
-        if target.is_dir():  # another build was faster
-            shutil.rmtree(tree)
-            return
-        aside = target.with_name(f".{target.name}.{os.getpid()}")
-        shutil.rmtree(aside, ignore_errors=True)
-        run(["cp", "--archive", "--reflink=auto", tree, aside])
-        aside.rename(target)
-        shutil.rmtree(tree)
-
-
 def _install(ctx: Context, image: Image, packages: list[LockedPackage], *, below: Path | None) -> Path:
-    """One package layer: `packages` on the tree `below`, or from nothing. Returns the new tree, in the working folder."""
+    """One package layer: `packages` on the tree `below`, or on nothing. Returns the new tree, in the working folder."""
     step = _Step(ctx, f"layer-{image.role}")
     _stage_skeleton(ctx, image, step.path / "skeleton", below=below)
     make_repository(ctx.pool, ctx.lock.of(image.role), step.path / "repo", suite=suite_of(image), epoch=ctx.lock.epoch)
@@ -186,7 +166,7 @@ class _Step:
             content.append(("ExtraTrees", f"{inside}/extra{number}"))
         for setting, names in (scripts or {}).items():
             content.append((setting, ",".join(f"{inside}/scripts/{name}" for name in names)))
-        if image.remove and scripts is not None:
+        if image.remove:
             content.append(("RemoveFiles", ",".join(image.remove)))
         text = "".join(
             f"[{section}]\n" + "".join(f"{name}={value}\n" for name, value in rows) + "\n"

@@ -6,7 +6,8 @@ archive's name into base addresses to try, in order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,10 +22,14 @@ _SCHEMES = ("http://", "https://", "file:")
 
 @dataclass(frozen=True)
 class Mirrors:
-    """Base address of each archive, with a slash at the end, and of its snapshot where one is set."""
+    """Base address of each archive, with a slash at the end, and of its snapshot where one is set.
+
+    `proxies` maps a scheme ("http") to the proxy that apt is told to use for it.
+    """
 
     live: dict[str, str]
     snapshot: dict[str, str]
+    proxies: dict[str, str] = field(default_factory=dict)
 
     def candidates(self, archive: str) -> list[str]:
         """Base addresses for `archive`, the live mirror first."""
@@ -88,7 +93,7 @@ def discover(settings: Settings, *, epoch: int | None = None) -> Mirrors:
         raise InputError(
             "mirror.unknown",
             f"this host's apt configuration names no mirror for {' and '.join(missing)}",
-            hint="set BACKLINE_BUILD_MIRROR and BACKLINE_BUILD_SECURITY_MIRROR, or give --mirror",
+            hint="set BACKLINE_BUILD_MIRROR and BACKLINE_BUILD_SECURITY_MIRROR, or give --mirror and --security-mirror",
         )
     live = {name: address.rstrip("/") + "/" for name, address in live.items()}
     snapshot: dict[str, str] = {}
@@ -103,7 +108,13 @@ def discover(settings: Settings, *, epoch: int | None = None) -> Mirrors:
                 where="BACKLINE_BUILD_SNAPSHOT",
             ) from error
         snapshot = {name: address.rstrip("/") + "/" for name, address in found.items()}
-    return Mirrors(live, snapshot)
+    return Mirrors(live, snapshot, parse_proxies(acquire_options()))
+
+
+def parse_proxies(text: str) -> dict[str, str]:
+    """Scheme → proxy from `Acquire::http::Proxy "http://host:port/";` lines of `apt-config dump` (apt.conf(5))."""
+    found = re.findall(r'^Acquire::(https?)::Proxy "([^"]+)";$', text, re.MULTILINE)
+    return {scheme: proxy for scheme, proxy in found if proxy != "DIRECT"}
 
 
 def acquire_options() -> str:

@@ -45,7 +45,7 @@ REMOVED = {
     "etc/.updated": "holds the time",
     "var/.updated": "holds the time",
     "etc/hostname": "identity",
-    "etc/apt/sources.list*": "images are never updated in place",
+    "etc/apt/sources.list": "images are never updated in place",
     "etc/apt/sources.list.d/*": "images are never updated in place",
     "root/.*history": "history",
     "root/.cache": "cache",
@@ -70,7 +70,7 @@ class Report:
 
 
 def normalise(root: Path, *, epoch: int) -> Report:
-    """Normalise the tree at `root` in place. Raises HostError("host.clock") when this host's clock is behind `epoch`."""
+    """Normalise the tree at `root` in place. Raises HostError("host.clock") when the host's clock is behind `epoch`."""
     import time
 
     if time.time() < epoch:
@@ -78,8 +78,11 @@ def normalise(root: Path, *, epoch: int) -> Report:
             "host.clock", "this host's clock is behind the lock's date, so times would leak", hint="set the clock"
         )
     report = Report()
+    top = root.resolve()
     for pattern, reason in REMOVED.items():
         for path in sorted(root.glob(pattern)):
+            if not path.parent.resolve().is_relative_to(top):  # a link led out of the tree
+                continue
             if _keeps(root, path, pattern):
                 _empty(path, report, reason)
             else:
@@ -109,8 +112,8 @@ def _keeps(root: Path, path: Path, pattern: str) -> bool:
 
 def _empty(folder: Path, report: Report, reason: str) -> None:
     """Remove every file below `folder` and keep its folders, with their owners and modes."""
-    for parent, _, files in os.walk(folder):
-        for name in files:
+    for parent, folders, files in os.walk(folder):
+        for name in [*files, *(name for name in folders if (Path(parent) / name).is_symlink())]:
             report.removed.setdefault(reason, []).append(name)
             (Path(parent) / name).unlink()
 
@@ -166,7 +169,7 @@ def clamp(root: Path, epoch: int) -> None:
     for name in tree.names(root):
         path = os.path.join(top, name)
         info = os.lstat(path)
-        seconds = min(int(info.st_mtime), epoch)
+        seconds = min(info.st_mtime_ns // 10**9, epoch)
         if info.st_mtime_ns != seconds * 10**9:
             os.utime(path, ns=(seconds * 10**9, seconds * 10**9), follow_symlinks=False)
 
@@ -194,7 +197,7 @@ class SecretScanner:
 
 
 def _shipped(root: Path, path: str) -> bool:
-    """Whether a package of the tree ships `path` with exactly these bytes (dpkg's md5sums; wheels' files are fetched)."""
+    """Whether a package of the tree ships `path` with exactly these bytes (dpkg's md5sums), or a wheel does."""
     import hashlib
 
     if path.startswith("usr/lib/backline/site/"):

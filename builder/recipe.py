@@ -1,8 +1,8 @@
 """The recipe: everything that an image's bytes depend on, as canonical JSON. Its SHA-256 is the recipe id.
 
-Sections of string to string, so that two recipes can be compared key by key (`build why`). Not inputs: documents, tests,
-other roles' services, git metadata, trusted signers, the hall. Paths are relative and sorted, modes are 0644 or 0755: the
-place, owner and umask of a checkout do not count.
+Sections of string to string, so that two recipes can be compared key by key (`build why`). Not inputs: documents,
+tests, other roles' services, git metadata, trusted signers, the hall. Paths are relative and sorted, modes are 0644 or
+0755: the place, owner and umask of a checkout do not count.
 """
 
 from __future__ import annotations

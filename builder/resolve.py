@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
+from builder import cache as trees
 from builder import config, lock, mirrors, tools
 from builder.lock import Lock, LockedPackage, LockedWheel, Pocket, RoleRequest
 from builder.pool import Pool, make_repository
@@ -386,10 +387,9 @@ def tools_tree_id(pool: Pool, locked: Lock, cache: Path) -> str:
         root = Path(folder) / "tree"
         found = tools.unpack(pool, packages, root, epoch=locked.epoch)
         final = cache / "tools" / tools.key(packages)
-        if not final.exists():
-            final.parent.mkdir(parents=True, exist_ok=True)
+        if not trees.usable(final):
             tools.compile_python(root)
-            root.rename(final)
+            trees.keep(root, final)
         return found
 
 

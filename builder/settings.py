@@ -6,11 +6,12 @@ Every field can be set by the environment (BACKLINE_BUILD_<FIELD>); nothing here
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-from services.common.errors import InputError
+from services.common.errors import InputError, nearest
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,14 +43,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return Path(self.cache)
 
 
-def load() -> Settings:
-    """The settings in force. Raises InputError when a folder is not an absolute path."""
-    values = {
-        field: os.environ[name]
-        for field in Settings.__struct_fields__
-        if (name := f"BACKLINE_BUILD_{field.upper()}") in os.environ
-    }
-    settings = Settings(**values)
+def load(given: Mapping[str, str] | None = None) -> Settings:
+    """The settings in force: `given` (options of a command), then the environment, then the defaults.
+
+    Raises InputError for a variable that is none of ours, and when a folder is not an absolute path.
+    """
+    known = {f"BACKLINE_BUILD_{field.upper()}": field for field in Settings.__struct_fields__}
+    values = {}
+    for name, value in os.environ.items():
+        if name in known:
+            values[known[name]] = value
+        elif name.startswith("BACKLINE_BUILD_"):
+            raise InputError("settings.unknown", f"no setting {name}", hint=nearest(name, sorted(known)))
+    settings = Settings(**(values | dict(given or {})))
     for field in ("store", "cache"):
         if not getattr(settings, field).startswith("/"):
             raise InputError("settings.path", f"BACKLINE_BUILD_{field.upper()} must be an absolute path")

@@ -332,7 +332,7 @@ class Store:
                 "store.conflict",
                 "this version is in the store with another manifest: the same inputs gave other bytes",
                 where=str(target),
-                hint="`build image ROLE --check` names what differs",
+                hint="`build check ROLE` names what differs",
             )
         return True
 

@@ -12,8 +12,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from builder import cache as trees
 from builder import tree
-from builder.gc import touch_used
 from builder.lock import Lock, LockedPackage
 from builder.pool import Pool
 from services.common.errors import BacklineError, IntegrityError
@@ -64,8 +64,7 @@ def ensure(pool: Pool, lock: Lock, cache: Path) -> Path:
     """
     packages = lock.of(ROLE)
     root = cache / "tools" / key(packages)
-    if root.is_dir():
-        touch_used(root)
+    if trees.usable(root):
         return root
     aside = cache / "tools" / f".{root.name}.{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
@@ -78,14 +77,9 @@ def ensure(pool: Pool, lock: Lock, cache: Path) -> Path:
                 hint="the rules of builder/tools.py changed since the lock was written: run `build lock`",
             )
         compile_python(aside)
-        try:
-            aside.rename(root)
-        except OSError:
-            if not root.is_dir():  # otherwise another build was faster: the same bytes
-                raise
+        trees.keep(aside, root)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    touch_used(root)
     return root
 
 

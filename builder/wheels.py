@@ -6,14 +6,12 @@ index is the one that the host's pip is configured for.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from urllib.parse import unquote
 
-from builder.gc import touch_used
 from builder.lock import LockedWheel
 from builder.pool import Pool
 from builder.sandbox import Environment, Sandbox
@@ -135,18 +133,16 @@ def ensure(pool: Pool, wheels: list[LockedWheel], cache: Path, *, tree: Path, ep
     """The installed tree of these wheels, from the cache where it is there."""
     import hashlib
 
+    from builder import cache as trees
     from builder import overlay
 
     words = [Path(__file__).read_text(), tree.name, str(epoch), *(wheel.sha256 for wheel in wheels)]
     target = cache / "wheels" / hashlib.sha256("\n".join(words).encode()).hexdigest()[:32]
-    if not target.is_dir():
+    if not trees.usable(target):
         aside = target.with_name(f".{target.name}.{os.getpid()}")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True, mode=0o755)
         install(pool, wheels, aside, tree=tree, epoch=epoch)
         overlay.normalise_modes(aside)
-        with contextlib.suppress(OSError):  # another build was faster
-            aside.rename(target)
-        shutil.rmtree(aside, ignore_errors=True)
-    touch_used(target)
+        trees.keep(aside, target)
     return target

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol, cast
 
-from services.common.errors import BacklineError, Exit, UsageError, nearest
+from services.common.errors import BacklineError, Exit, HostError, UsageError, nearest
 
 GROUP = "backline.commands"
 
@@ -69,6 +69,10 @@ def run_module(module: str, prog: str, argv: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(Exit.OK)
+    except OSError as error:  # a file that nobody expected to be out of reach
+        failure = HostError("host.io", error.strerror or str(error), where=error.filename)
+        report(failure, as_json=as_json)
+        return int(failure.exit)
 
 
 def usage() -> str:

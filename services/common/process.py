@@ -1,15 +1,16 @@
 """The one place that runs other programs.
 
-Programs are argv lists, never a shell line. They get no standard input unless asked, die with us (PR_SET_PDEATHSIG,
-prctl(2)), and when they fail the error holds the command to replay, what the exit code means, and the end of stderr.
+Programs are argv lists, never a shell line. They get no standard input unless asked, die with us (setpriv(1) asks the
+kernel for it; Python's own hook between fork and exec is not safe beside threads), and when they fail the error holds
+the command to replay, what the exit code means, and the end of stderr.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -21,9 +22,6 @@ from typing import IO
 from services.common.errors import BacklineError, Exit, HostError
 
 Argv = Sequence[str | Path]
-
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
@@ -68,10 +66,15 @@ def replay_line(argv: Sequence[str], *, cwd: Path | None, env: Mapping[str, str]
     return " ".join(parts)
 
 
-def _die_with_parent(parent: int) -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was dead before prctl
-        os._exit(1)
+def _dying_with_us(words: list[str], *, cwd: Path | None, env: Mapping[str, str] | None) -> list[str]:
+    """`words` behind setpriv, which is skipped where util-linux is too old or missing."""
+    path = (env if env is not None else os.environ).get("PATH", os.defpath)
+    if cwd is not None and not cwd.is_dir():
+        raise HostError("process.cwd", f"cannot run {words[0]}: no folder {cwd}")
+    if shutil.which(words[0], path=path) is None:
+        raise HostError("process.missing", f"program {words[0]} was not found", hint="run `make setup`")
+    setpriv = shutil.which("setpriv", path="/usr/bin:/bin")
+    return [setpriv, "--pdeathsig", "KILL", "--", *words] if setpriv else words
 
 
 def spawn(
@@ -89,22 +92,15 @@ def spawn(
     Raises HostError("process.missing") when the program does not exist.
     """
     words = [os.fspath(word) for word in argv]
-    parent = os.getpid()
-    try:
-        return subprocess.Popen(
-            words,
-            cwd=cwd,
-            env=dict(env) if env is not None else None,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            pass_fds=pass_fds,
-            preexec_fn=lambda: _die_with_parent(parent),
-        )
-    except FileNotFoundError as error:
-        if cwd is not None and not cwd.is_dir():
-            raise HostError("process.cwd", f"cannot run {words[0]}: no folder {cwd}") from error
-        raise HostError("process.missing", f"program {words[0]} was not found", hint="run `make setup`") from error
+    return subprocess.Popen(
+        _dying_with_us(words, cwd=cwd, env=env),
+        cwd=cwd,
+        env=dict(env) if env is not None else None,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        pass_fds=pass_fds,
+    )
 
 
 def run(

@@ -92,7 +92,7 @@ def test_a_setting_wins_over_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_with_both_settings_the_host_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirrors, "run", None)
+    monkeypatch.setattr(mirrors, "parse_targets", None)
     found = mirrors.discover(Settings(mirror="http://a.example/d", security_mirror="http://a.example/s/"))
     assert found.live == {"debian": "http://a.example/d/", "debian-security": "http://a.example/s/"}
 
