@@ -26,23 +26,26 @@ Advance = Callable[[int], None]
 
 
 class Gone(MissingError):
-    """A locked package is on no mirror any more. `package` says which."""
+    """Locked packages are on no mirror any more. `packages` says which, sorted by name."""
 
-    def __init__(self, package: LockedPackage, tried: Sequence[str]) -> None:
-        where = "the mirror and the snapshot" if len(tried) > 1 else "the mirror"
+    def __init__(self, packages: Sequence[LockedPackage], mirrors: Mirrors) -> None:
+        self.packages = sorted(packages, key=lambda package: package.name)
+        names = [package.name for package in self.packages]
+        versions = [f"{package.name} {package.version}" for package in self.packages]
+        where = "the mirror and the snapshot" if mirrors.snapshot else "the mirror"
         super().__init__(
             "fetch.gone",
-            f"{package.name} {package.version} is not on {where} any more",
-            hint=f"resolve it again with `build lock --update {package.name}`, or set BACKLINE_BUILD_SNAPSHOT",
+            f"{', '.join(versions)} {'is' if len(names) == 1 else 'are'} not on {where} any more",
+            hint=f"resolve again with `build lock --update {' '.join(names)}`, or set BACKLINE_BUILD_SNAPSHOT",
         )
-        self.package = package
 
 
 def fetch_packages(pool: Pool, packages: Sequence[LockedPackage], mirrors: Mirrors, *, advance: Advance) -> int:
     """Fetch what is missing of `packages`; returns how many files came. `advance` is called with byte counts.
 
-    Raises Gone for the first package that no mirror has, MissingError("fetch.network") when a mirror cannot be reached,
-    IntegrityError for wrong bytes, HostError("fetch.full") on a full disk. What came before stays in the pool.
+    Raises Gone for the packages that no mirror has, when all others came; MissingError("fetch.network") when a mirror
+    cannot be reached, IntegrityError for wrong bytes, HostError("fetch.full") on a full disk. What came stays in the
+    pool.
     """
     if not pool.missing(packages):
         return 0
@@ -51,12 +54,18 @@ def fetch_packages(pool: Pool, packages: Sequence[LockedPackage], mirrors: Mirro
         with ThreadPoolExecutor(max_workers=_PARALLEL) as executor:
             opener = _opener(mirrors)
             futures = [executor.submit(_fetch_one, pool, package, mirrors, opener, advance) for package in missing]
+            gone: list[LockedPackage] = []
             try:
                 for future in as_completed(futures):
-                    future.result()
+                    try:
+                        future.result()
+                    except Gone as error:
+                        gone += error.packages
             except BaseException:
                 executor.shutdown(wait=False, cancel_futures=True)
                 raise
+            if gone:
+                raise Gone(gone, mirrors)
     return len(missing)
 
 
@@ -85,7 +94,7 @@ def _fetch_one(
         with _writing(partial):
             pool.adopt(partial, sha256=package.sha256, size=package.size, name=name)
         return
-    raise Gone(package, candidates)
+    raise Gone([package], mirrors)
 
 
 def _download(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from builder import check, image
+from builder.image import Shop
 from services.common.errors import BacklineError
 from tests.builder import tiny
 
@@ -32,11 +33,18 @@ LEAKS = {
 
 
 @pytest.fixture(scope="module")
-def leaky(tmp_path_factory: pytest.TempPathFactory) -> check.CheckReport:
+def real(shop: Shop) -> Shop:
+    """The real shop, with the layers that the small image is built on."""
+    image.build(shop, "rhfs")
+    return shop
+
+
+@pytest.fixture(scope="module")
+def leaky(real: Shop, tmp_path_factory: pytest.TempPathFactory) -> check.CheckReport:
     """The report of a check of an image whose script leaks in every way that it knows."""
     folder = tmp_path_factory.mktemp("leaky")
     script = "\n".join(f"{command} > /{path}" for path, command in LEAKS.items())
-    shop = tiny.open_shop(tiny.make_checkout(folder / "checkout", script=script), folder / "store")
+    shop = tiny.open_shop(tiny.make_checkout(folder / "checkout", real.lock, script=script), folder / "store")
     return check.check(shop, tiny.ROLE, flat=False)
 
 
@@ -61,8 +69,8 @@ def test_the_report_names_a_likely_cause(leaky: check.CheckReport) -> None:
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    return tiny.make_checkout(tmp_path / "checkout")
+def checkout(real: Shop, tmp_path: Path) -> Path:
+    return tiny.make_checkout(tmp_path / "checkout", real.lock)
 
 
 def build_error(checkout: Path, store: Path) -> BacklineError:

@@ -258,7 +258,7 @@ def test_what_is_on_the_mirror_does_not_trouble_the_snapshot(pool: Pool, mirror:
 def test_what_is_nowhere_is_named_with_both_ways_out(pool: Pool, count: int) -> None:
     with serve(Mirror()) as empty, pytest.raises(Gone) as caught:
         fetch(pool, LIB, where=mirrors(*[empty.address] * count))
-    assert (caught.value.code, caught.value.package) == ("fetch.gone", LIB)
+    assert (caught.value.code, caught.value.packages) == ("fetch.gone", [LIB])
     assert "lib 1.0-1" in caught.value.message
     assert "build lock --update lib" in (caught.value.hint or "")
     assert "BACKLINE_BUILD_SNAPSHOT" in (caught.value.hint or "")

@@ -128,7 +128,17 @@ def test_what_needs_a_hall_is_not_enabled(entries: dict[str, tree.Entry]) -> Non
 
 
 def test_our_program_runs_on_the_images_own_python(mounted: Path) -> None:
-    command = ["unshare", "--mount", "--net", "--pid", "--fork", "chroot", mounted, "/usr/bin/backline", "--help"]
+    command = [
+        "unshare",
+        "--mount",
+        "--net",
+        "--pid",
+        "--fork",
+        "/usr/sbin/chroot",
+        mounted,
+        "/usr/bin/backline",
+        "--help",
+    ]
     text = run(command, env={"PATH": "/usr/bin:/bin"}).stdout
     assert "hostd" in text
     assert "build " not in text

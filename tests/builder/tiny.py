@@ -31,8 +31,8 @@ def lock_with_tiny(real: Lock) -> Lock:
     return msgspec.structs.replace(real, roles=roles, packages=[package for package in kept if package.roles])
 
 
-def make_checkout(target: Path, *, script: str = "") -> Path:
-    """A checkout in the new folder `target`; `script` becomes the tiny image's mkosi.postinst.chroot."""
+def make_checkout(target: Path, locked: Lock, *, script: str = "") -> Path:
+    """A checkout in the new folder `target` on the real lock; `script` becomes the tiny image's mkosi.postinst.chroot."""
     real = settings.source_root()
     for name in _COPIED:
         source = real / name
@@ -50,7 +50,7 @@ def make_checkout(target: Path, *, script: str = "") -> Path:
     (folder / "image.toml").write_text("publish = true\n")
     if script:
         write_script(target, script)
-    (target / lock.NAME).write_text(lock.encode(lock_with_tiny(lock.load(real / lock.NAME))))
+    (target / lock.NAME).write_text(lock.encode(lock_with_tiny(locked)))
     return target
 
 
