@@ -1,9 +1,9 @@
-"""`make bench-build`: the builder beside what a user would run instead, plain mkosi, in the same run on the same machine.
+"""`make bench-build`: the builder beside what a user would run instead, plain mkosi, in one run on one machine.
 
 Plain mkosi gets everything that the builder has: the same configuration, the same packages from the same local
-repository, the same tools tree, no network, and the same mkfs.erofs afterwards. Both start from warm file caches. Every row is the
-median of at least five runs, in turns, so that a busy minute hits both; the spread is printed beside it. This measures,
-it does not judge: the process ends with 0 whatever the ratios are.
+repository, the same tools tree, no network, and the same mkfs.erofs afterwards. Both start from warm file caches. Every
+row is the median of at least five runs, in turns, so that a busy minute hits both; the spread is printed beside it.
+This measures, it does not judge: the process ends with 0 whatever the ratios are.
 """
 
 from __future__ import annotations
@@ -117,7 +117,9 @@ class Bench:
         wanted = recipe.of_image(root, role, lock)
         with timed(row):
             tree = layers.flat(ctx, chosen, extra)
-            artefacts.make_erofs(self.tools, tree, work, wanted, epoch=lock.epoch, environment=Environment())
+            artefacts.make_erofs(
+                self.tools, tree, work, wanted, seat=chosen.kernel, epoch=lock.epoch, environment=Environment()
+            )
         shutil.rmtree(work)
 
 

@@ -16,7 +16,10 @@ from builder.recipe import Recipe
 from builder.sandbox import Environment, Sandbox
 from services.common.errors import BacklineError
 
-COMPRESSION = ("-zzstd,3", "-C65536")
+# A seat reads its root over the network, where bytes count; a server from its own disk, where time counts, and a kernel
+# before 6.10 can read lz4 only.
+SEAT_COMPRESSION = ("-zzstd,3", "-C65536")
+SERVER_COMPRESSION = ("-zlz4", "-C65536")
 _LABEL = "backline-root"
 
 
@@ -32,9 +35,12 @@ def _run(
     return sandbox.run(argv, variables=environment.variables(epoch)).stdout
 
 
-def make_erofs(tools: Path, tree: Path, out: Path, recipe: Recipe, *, epoch: int, environment: Environment) -> None:
-    """Write `out`/root.erofs (mkfs.erofs(1))."""
-    command = ["mkfs.erofs", "--quiet", *COMPRESSION, "-T", str(epoch), "--mkfs-time", "-U", recipe.seed]
+def make_erofs(
+    tools: Path, tree: Path, out: Path, recipe: Recipe, *, seat: bool, epoch: int, environment: Environment
+) -> None:
+    """Write `out`/root.erofs (mkfs.erofs(1)), compressed as for a `seat` or as for a server."""
+    compression = SEAT_COMPRESSION if seat else SERVER_COMPRESSION
+    command = ["mkfs.erofs", "--quiet", *compression, "-T", str(epoch), "--mkfs-time", "-U", recipe.seed]
     command += ["-L", _LABEL[:15], "--hard-dereference", "/out/root.erofs", "/tree"]
     _run(tools, command, tree=tree, out=out, epoch=epoch, environment=environment)
 

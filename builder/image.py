@@ -281,7 +281,14 @@ def finish(shop: Shop, ctx: Context, image: Image, wanted: Recipe, ref: Ref, tre
     with shop.progress.step(f"{ref.role}: artefacts"), ThreadPoolExecutor(max_workers=2) as executor:
         flushing = executor.submit(cache.flush, ctx.cache)
         compressing = executor.submit(
-            artefacts.make_erofs, ctx.tools, tree_path, out, wanted, epoch=epoch, environment=environment
+            artefacts.make_erofs,
+            ctx.tools,
+            tree_path,
+            out,
+            wanted,
+            seat=image.kernel,
+            epoch=epoch,
+            environment=environment,
         )
         listing = trees.render(trees.scan(tree_path, inspect=scanner.inspect))
         scanner.check(tree_path)

@@ -32,7 +32,7 @@ def lock_with_tiny(real: Lock) -> Lock:
 
 
 def make_checkout(target: Path, locked: Lock, *, script: str = "") -> Path:
-    """A checkout in the new folder `target` on the real lock; `script` becomes the tiny image's mkosi.postinst.chroot."""
+    """A checkout in the new folder `target` on a real lock; `script` becomes the image's postinst script."""
     real = settings.source_root()
     for name in _COPIED:
         source = real / name
