@@ -1,7 +1,7 @@
-"""Size, time to write and speed to read of root.erofs by compression: the table of docs/decisions/erofs-compression.md.
+"""Size, time to write and speed to read of root.erofs by compression: see docs/decisions/erofs-compression.md.
 
-`python -m benchmarks.erofs [ROLE]` takes the tree of a built version, writes it with each setting, mounts each image and
-reads every file once with an empty page cache and once with a full one. squashfs is there as what a user would pick else.
+`python -m benchmarks.erofs [ROLE]` takes the tree of a built version, writes it with each setting, mounts each and
+reads every file once with an empty page cache and once with a full one. squashfs is what a user would pick else.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def test_our_program_runs_on_the_images_own_python(mounted: Path) -> None:
         "--pid",
         "--fork",
         "/usr/sbin/chroot",
-        mounted,
+        str(mounted),
         "/usr/bin/backline",
         "--help",
     ]
