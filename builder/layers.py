@@ -21,6 +21,7 @@ from services.common.process import explain_exit
 
 _OUTPUT = "image"
 _FAKETIME = "usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+_LINE = 300  # mkosi repeats whole command lines with a thousand packages
 _SECTIONS = ("Distribution", "Output", "Content", "Build")
 
 
@@ -118,6 +119,13 @@ def _stage_skeleton(ctx: Context, image: Image, target: Path, *, below: Path | N
     overlay.normalise_modes(target)
 
 
+def telling(lines: list[str]) -> list[str]:
+    """The lines of mkosi's output that say what went wrong: around the first package that failed, then the end."""
+    failed = next((n for n, line in enumerate(lines) if line.startswith("dpkg: error processing")), None)
+    chosen = lines[-30:] if failed is None else [*lines[max(0, failed - 12) : failed + 3], "…", *lines[-6:]]
+    return [line if len(line) <= _LINE else line[:_LINE] + "…" for line in chosen]
+
+
 class _Step:
     """One run of mkosi, in a folder of its own below the working folder."""
 
@@ -196,7 +204,7 @@ class _Step:
         if done.returncode:
             with ctx.log.open("rb") as log:
                 log.seek(start)
-                tail = log.read().decode(errors="replace").strip().splitlines()[-30:]
+                tail = telling(log.read().decode(errors="replace").strip().splitlines())
             if any("No space left on device" in line for line in tail):
                 raise HostError("image.full", f"no space left while building {image.role}", hint="`build gc --dry-run`")
             raise BacklineError(
