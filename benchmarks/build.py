@@ -133,6 +133,7 @@ def measure_command(words: list[str], row: Row, *, lock: Path | None = None) -> 
     """A whole process, from exec to exit; `lock` replaces the committed one."""
     program = Path(sys.executable).with_name("build")
     environment = {**os.environ, "BACKLINE_BUILD_LOCK": str(lock)} if lock else dict(os.environ)
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a user's second run finds bytecode
     with timed(row):
         run([program, "--quiet", *words], env=environment)
 

@@ -276,7 +276,9 @@ def finish(shop: Shop, ctx: Context, image: Image, wanted: Recipe, ref: Ref, tre
         normalise.assert_clean(tree_path)
         present = {package.name for package in ctx.lock.of(ref.role)} | set(image.services)
         ids.check(tree_path, ids.select(ids.load(shop.root), present), layers.masters(ctx.tools))
-        prove_packages(ctx.lock, ref.role, tree_path)
+        count = prove_packages(ctx.lock, ref.role, tree_path)
+        with ctx.log.open("a") as log:
+            log.write(f"{count} packages installed in {ref.role}, all of them and no others from the lock, by hash\n")
     scanner = normalise.SecretScanner()
     with shop.progress.step(f"{ref.role}: artefacts"), ThreadPoolExecutor(max_workers=2) as executor:
         flushing = executor.submit(cache.flush, ctx.cache)
@@ -340,8 +342,8 @@ def finish(shop: Shop, ctx: Context, image: Image, wanted: Recipe, ref: Ref, tre
     return manifest
 
 
-def prove_packages(locked: Lock, role: str, tree: Path) -> None:
-    """Raises BacklineError("image.packages") unless the tree's package database is exactly what is locked."""
+def prove_packages(locked: Lock, role: str, tree: Path) -> int:
+    """The number of packages in the tree. Raises BacklineError("image.packages") unless they are exactly those locked."""
     import re
 
     status = (tree / "var/lib/dpkg/status").read_text()
@@ -359,3 +361,4 @@ def prove_packages(locked: Lock, role: str, tree: Path) -> None:
             f"the image does not hold exactly the locked packages: {' '.join([*extra, *missing])}",
             hint="this is a mistake in the builder: apt installed other packages than it resolved",
         )
+    return len(found)
