@@ -343,7 +343,7 @@ def finish(shop: Shop, ctx: Context, image: Image, wanted: Recipe, ref: Ref, tre
 
 
 def prove_packages(locked: Lock, role: str, tree: Path) -> int:
-    """The number of packages in the tree. Raises BacklineError("image.packages") unless they are exactly those locked."""
+    """The number of packages in the tree. Raises BacklineError("image.packages") unless they are just those locked."""
     import re
 
     status = (tree / "var/lib/dpkg/status").read_text()
