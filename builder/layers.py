@@ -174,7 +174,7 @@ class _Step:
             content.append(("ExtraTrees", f"{inside}/extra{number}"))
         for setting, names in (scripts or {}).items():
             content.append((setting, ",".join(f"{inside}/scripts/{name}" for name in names)))
-        if image.remove:
+        if image.remove and scripts is not None:  # not below other packages: dpkg forgets files that it misses
             content.append(("RemoveFiles", ",".join(image.remove)))
         text = "".join(
             f"[{section}]\n" + "".join(f"{name}={value}\n" for name, value in rows) + "\n"

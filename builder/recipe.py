@@ -125,7 +125,11 @@ def of_layers(root: Path, role: str, lock: Lock) -> dict[str, Sections]:
         present = {package.name for package in lock.of(layer)} | set(image.services)
         found[layer] = {
             "format": {"recipe": FORMAT, "kind": "layer"},
-            "settings": {key: value for key, value in _image_settings(layer_image).items() if key != "kernel"},
+            "settings": {
+                key: value
+                for key, value in _image_settings(layer_image).items()
+                if key not in ("kernel", "RemoveFiles")
+            },
             "packages": _locked(lock, layer),
             "files": {
                 name: value
