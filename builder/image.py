@@ -154,43 +154,52 @@ def workshop(
     log.write_bytes(b"")
     aside = Aside(shop.settings.cache_path / "work")
     aside.clean()
-    with aside.folder() as work:
-        if memory:
-            mount_memory(work)
-        try:
-            yield layers.Context(
-                root=shop.root,
-                lock=shop.lock,
-                pool=pool,
-                cache=shop.settings.cache_path,
-                tools=tree,
-                work=work,
-                log=log,
-                environment=environment or Environment(),
-            )
-        finally:
-            if memory:
-                unmount(work)
+    with aside.folder() as work, in_memory(work) if memory else contextlib.nullcontext():
+        yield layers.Context(
+            root=shop.root,
+            lock=shop.lock,
+            pool=pool,
+            cache=shop.settings.cache_path,
+            tools=tree,
+            work=work,
+            log=log,
+            environment=environment or Environment(),
+        )
 
 
-def mount_memory(folder: Path) -> None:
-    """Mount a tmpfs on `folder`, in a mount namespace that only this process and its children have."""
+@contextlib.contextmanager
+def in_memory(folder: Path) -> Iterator[None]:
+    """Have a tmpfs on `folder` for a block, in a mount namespace that only this thread and its children have.
+
+    Afterwards the thread is back in its own namespace (setns(2): its root and working folder have to be set again).
+    Raises HostError("host.namespace") where the kernel refuses one of the steps.
+    """
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
-    none, clone_newns, ms_rec, ms_private = None, 0x00020000, 0x4000, 1 << 18
-    if libc.unshare(clone_newns) or libc.mount(none, b"/", none, ms_rec | ms_private, none):
-        raise HostError("host.namespace", f"no mount namespace: {os.strerror(ctypes.get_errno())}")
-    if libc.mount(b"backline-check", os.fsencode(folder), b"tmpfs", 0, b"mode=0755"):
-        raise HostError("host.tmpfs", f"no tmpfs: {os.strerror(ctypes.get_errno())}")
+    clone_newns, ms_private, mnt_detach = 0x00020000, 0x4000 | 1 << 18, 2
 
+    def must(result: int, what: str) -> None:
+        if result:
+            raise HostError("host.namespace", f"{what}: {os.strerror(ctypes.get_errno())}")
 
-def unmount(folder: Path) -> None:
-    """Unmount `folder`, lazily."""
-    import ctypes
-
-    mnt_detach = 2
-    ctypes.CDLL(None, use_errno=True).umount2(os.fsencode(folder), mnt_detach)
+    name = os.fsencode(folder)
+    home, here = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY), os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        must(libc.unshare(clone_newns), "no mount namespace of our own")
+        try:
+            must(libc.mount(None, b"/", None, ms_private, None), "mounts cannot be made private")
+            must(libc.mount(b"backline-check", name, b"tmpfs", 0, b"mode=0755"), "no tmpfs")
+            try:
+                yield
+            finally:
+                libc.umount2(name, mnt_detach)
+        finally:
+            must(libc.setns(home, clone_newns), "no way back to the mount namespace")
+            os.fchdir(here)
+    finally:
+        os.close(home)
+        os.close(here)
 
 
 def fetch(shop: Shop, roles: list[str]) -> int:
