@@ -45,6 +45,8 @@ _CAUSES = (
     ("machine-id", "the identity of the machine"),
 )
 _MEMORY_FACTOR = 8
+# The tools tree has no ld.so.cache, in which Python would look the library up.
+_LIBARCHIVE = {"LIBARCHIVE": "/usr/lib/x86_64-linux-gnu/libarchive.so.13"}
 _EXPLAIN_FILES = 5
 _EXPLAIN_SIZE = 1 << 20
 _EXPLAIN = """
@@ -167,7 +169,7 @@ def explain(shop: Shop, first: Path, second: Path, guilty: list[Guilty]) -> str:
     sandbox = Sandbox(tools=tools_tree, read_only={first: "/first", second: "/second"})
     paths = chosen[:_EXPLAIN_FILES]
     return sandbox.run(
-        ["bash", "-c", _EXPLAIN, "explain", *paths], variables=Environment().variables(0), check=False
+        ["bash", "-c", _EXPLAIN, "explain", *paths], variables=Environment().variables(0) | _LIBARCHIVE, check=False
     ).stdout.strip()
 
 

@@ -68,6 +68,11 @@ def test_the_report_names_a_likely_cause(leaky: check.CheckReport) -> None:
     assert "likely: " in text
 
 
+def test_the_report_shows_what_differs_inside_of_a_file(leaky: check.CheckReport) -> None:
+    assert "leak-date" in leaky.details
+    assert len(leaky.details) < 30_000
+
+
 @pytest.fixture
 def checkout(real: Shop, tmp_path: Path) -> Path:
     return tiny.make_checkout(tmp_path / "checkout", real.lock)
