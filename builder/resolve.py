@@ -19,7 +19,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from builder import cache as trees
-from builder import config, lock, mirrors, tools
+from builder import config, fetch, lock, mirrors, tools
 from builder.lock import Lock, LockedPackage, LockedWheel, Pocket, RoleRequest
 from builder.pool import Pool, make_repository
 from builder.sandbox import Environment, Sandbox
@@ -58,6 +58,13 @@ class Update:
     def frees(self, name: str) -> bool:
         """Whether `name` may change its version."""
         return self.everything or name in self.names
+
+    def with_siblings(self, old: Lock | None) -> Update:
+        """The same, with all that was built from a named package's source: they depend on each other exactly."""
+        locked = old.packages if old else []
+        sources = {(package.source, package.source_version) for package in locked if package.name in self.names}
+        siblings = {package.name for package in locked if (package.source, package.source_version) in sources}
+        return Update(everything=self.everything, names=self.names | siblings)
 
 
 class Apt:
@@ -168,23 +175,42 @@ def resolve(
 ) -> Lock:
     """Resolve every image folder and return the new lock; nothing is written outside of `cache`.
 
-    Raises MissingError("lock.left") when a locked package that may not move is neither on the mirror nor in the pool,
-    MissingError("lock.unknown") for a name that no pocket has, MissingError("lock.network") when a mirror is out of
-    reach.
+    Raises MissingError("lock.left") or Gone when locked packages that may not move are neither on the mirror nor in the
+    pool, MissingError("lock.unknown") for a name that no pocket has, MissingError("lock.network") when a mirror is out
+    of reach.
     """
     wanted = requests(root)
+    update = update.with_siblings(old)
     state = cache / "apt" / hashlib.sha256(repr((where.live, bool(tree))).encode()).hexdigest()[:16]
     apt = Apt(state, tree)
     with contextlib.ExitStack() as stack:
-        extra = stack.enter_context(_locked_source(state, apt, old, update, pool)) if old else ""
-        apt.prepare(_sources(where, tree) + extra, _preferences(old, update), mirrors.acquire_options())
+
+        def refresh() -> None:
+            extra = stack.enter_context(_locked_source(state, apt, old, update, pool)) if old else ""
+            apt.prepare(_sources(where, tree) + extra, _preferences(old, update), mirrors.acquire_options())
+            try:
+                apt.run("apt-get", "update", "--error-on=any")
+            except ProcessFailed as error:
+                raise MissingError(
+                    "lock.network", f"the package lists could not be read\n{error.message}", hint="check the mirror"
+                ) from error
+
+        refresh()
+        unlisted = _unlisted(state / "state/lists", old, update, pool)
+        gone: list[LockedPackage] = []
+        if unlisted:  # a mirror keeps the files of a version for some days after it lists the next one
+            try:
+                fetch.fetch_packages(pool, unlisted, where, advance=lambda _: None)
+            except fetch.Gone as error:
+                gone = error.packages
+            if len(gone) < len(unlisted):
+                refresh()
         try:
-            apt.run("apt-get", "update", "--error-on=any")
-        except ProcessFailed as error:
-            raise MissingError(
-                "lock.network", f"the package lists could not be read\n{error.message}", hint="check the mirror"
-            ) from error
-        chosen = _choose(apt, wanted)
+            chosen = _choose(apt, wanted)
+        except BacklineError as error:
+            if gone and error.code == "lock.conflict":  # what is kept needs what is gone
+                raise fetch.Gone(gone, where) from error
+            raise
         stanzas = _stanzas(state / "state/lists", {row[3] for rows in chosen.values() for row in rows})
         packages = _packages(chosen, stanzas, old)
         _refuse_moves(packages, old, update)
@@ -239,6 +265,17 @@ def _locked_source(state: Path, apt: Apt, old: Lock, update: Update, pool: Pool)
         yield f"Types: deb\nURIs: copy://{apt.inside}/locked\nSuites: {_LOCKED_SUITE}\nComponents: main\nTrusted: yes\n"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unlisted(lists: Path, old: Lock | None, update: Update, pool: Pool) -> list[LockedPackage]:
+    """What is locked and may not move, but is neither in the pool nor in a package list."""
+    kept = pool.missing([package for package in old.packages if not update.frees(package.name)] if old else [])
+    if not kept:
+        return []
+    listed: set[str] = set()
+    for path in lists.glob("*_Packages"):
+        listed.update(re.findall(r"^SHA256: ([0-9a-f]{64})$", path.read_text(), re.MULTILINE))
+    return [package for package in kept if package.sha256 not in listed]
 
 
 def _preferences(old: Lock | None, update: Update) -> str:

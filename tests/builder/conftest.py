@@ -43,13 +43,18 @@ def healed(shop: Shop) -> Shop:
     wanted = [role for role in config.published(shop.root) if role != "nfsroot-desktop"]
     target = shop.settings.cache_path / "moved.lock"
     moved: list[str] = []
+    names: frozenset[str] = frozenset()
     for _ in range(5):
         try:
             image.fetch(shop, wanted)
         except Gone as error:
-            names = frozenset(package.name for package in error.packages)
+            names |= {package.name for package in error.packages}
             old = shop.lock
-            new = relock.resolve_all(shop, old, Update(names=names))
+            try:
+                new = relock.resolve_all(shop, old, Update(names=names))
+            except Gone as more:  # what is kept needs these in versions that are gone too
+                names |= {package.name for package in more.packages}
+                new = relock.resolve_all(shop, old, Update(names=names))
             relock.write(target, new)
             moved += lock.changes(old, new)
             shop = Shop.open(msgspec.structs.replace(shop.settings, lock=str(target)), shop.progress, root=shop.root)

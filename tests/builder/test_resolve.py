@@ -6,6 +6,7 @@ are left out: the archives are trusted by setting.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -325,6 +326,28 @@ def test_a_package_that_left_mirror_and_pool_is_named_with_the_command(old: Lock
     assert caught.value.code == "lock.left"
     assert "app 1.0 left the mirror" in caught.value.message
     assert caught.value.hint == "run `build lock --update app`"
+
+
+def test_a_file_that_the_mirror_still_has_and_does_not_list_is_kept(old: Lock, archive: Archive) -> None:
+    archive.has("app 2.0", "lib 1.0")
+    shutil.copy(archive.deb("app 1.0"), archive.folder / "debian/pool")
+    assert archive.resolve(old) == old
+
+
+def test_what_is_kept_and_needs_what_is_gone_is_named_with_the_command(archive: Archive) -> None:
+    """As glibc does: its packages depend on each other exactly, and only some of them are in the pool."""
+    exact = {"Source": "app", "Depends": "lib (= 1.0)"}
+    archive.fields = lambda name: {"app": exact, "lib": {"Source": "app"}}.get(name, {})  # type: ignore[method-assign]
+    archive.has("app 1.0", "lib 1.0")
+    old = archive.resolve()
+    archive.keep("lib")
+    exact["Depends"] = "lib (= 2.0)"
+    archive.has("app 2.0", "lib 2.0")
+    with pytest.raises(MissingError) as caught:
+        archive.resolve(old)
+    assert caught.value.hint == "resolve again with `build lock --update app`, or set BACKLINE_BUILD_SNAPSHOT"
+    new = archive.resolve(old, Update(names=frozenset({"app"})))
+    assert versions(new) == {"app": "2.0", "base-files": "1", "lib": "2.0"}
 
 
 def test_the_command_for_a_package_that_left_works(old: Lock, archive: Archive) -> None:
