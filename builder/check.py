@@ -20,6 +20,7 @@ from builder import manifest as manifests
 from builder import recipe, tools, tree
 from builder.image import Shop, build, make, plan, require_root
 from builder.manifest import Manifest
+from builder.place import Place, memory_fits, memory_needed
 from builder.pool import Pool
 from builder.sandbox import Environment, Sandbox
 from builder.store import RECIPE
@@ -44,7 +45,6 @@ _CAUSES = (
     ("key", "a key made by a package's script"),
     ("machine-id", "the identity of the machine"),
 )
-_MEMORY_FACTOR = 8
 # The tools tree has no ld.so.cache, in which Python would look the library up.
 _LIBARCHIVE = {"LIBARCHIVE": "/usr/lib/x86_64-linux-gnu/libarchive.so.13"}
 _EXPLAIN_FILES = 5
@@ -92,7 +92,7 @@ def check(shop: Shop, role: str, *, environment: Environment = ELSEWHERE, flat: 
     folder = shop.store.find(ref.role, ref.version)
     shop.store.verify(ref.role, ref.version)
     with _staging(shop) as out:
-        again = make(shop, wanted, ref, out, environment=environment, flat=flat, memory=memory_fits(shop, role))
+        again = make(shop, wanted, ref, out, environment=environment, flat=flat, place=other_place(shop, role))
         return compare(shop, ref, folder, out, again, environment)
 
 
@@ -112,15 +112,12 @@ def check_version(shop: Shop, ref: Ref) -> CheckReport:
     return check(shop, ref.role)
 
 
-def memory_fits(shop: Shop, role: str) -> bool:
-    """Whether the machine has the memory to build `role` in: the other file system of a check."""
-    size = sum(package.size for package in shop.lock.of(role)) * _MEMORY_FACTOR
-    with Path("/proc/meminfo").open() as file:
-        fields = dict(line.split(":", 1) for line in file)
-    fits = int(fields["MemAvailable"].split()[0]) * 1024 > size
-    if not fits:
+def other_place(shop: Shop, role: str) -> Place:
+    """Where a check builds: on another file system than a build does."""
+    if not memory_fits(memory_needed(shop.lock, role)):
         shop.progress.note(f"{role}: too large to be checked in memory, so the file system is not varied")
-    return fits
+        return Place.DISK
+    return Place.EXT4
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from builder import manifest as manifests
 from builder.config import Image
 from builder.lock import Lock
 from builder.manifest import Manifest
+from builder.place import Place, in_place, memory_fits, memory_needed
 from builder.recipe import Recipe
 from builder.sandbox import Environment
 from builder.settings import Settings, source_root
@@ -135,11 +136,11 @@ def sign(shop: Shop, ref: Ref) -> str:
 
 @contextlib.contextmanager
 def workshop(
-    shop: Shop, role: str, *, environment: Environment | None = None, memory: bool = False
+    shop: Shop, role: str, *, environment: Environment | None = None, place: Place | None = None
 ) -> Iterator[Context]:
     """A `builder.layers.Context` for one build of `role`: packages fetched, tools tree made, an empty working folder.
 
-    With `memory` the working folder is a tmpfs in a mount namespace of this process's own.
+    Without a `place` it is in memory where it fits.
     """
     from builder import layers, tools
     from builder.aside import Aside
@@ -154,7 +155,10 @@ def workshop(
     log.write_bytes(b"")
     aside = Aside(shop.settings.cache_path / "work")
     aside.clean()
-    with aside.folder() as work, in_memory(work) if memory else contextlib.nullcontext():
+    size = memory_needed(shop.lock, role)
+    if place is None:
+        place = Place.MEMORY if memory_fits(size) else Place.DISK
+    with aside.folder() as work, in_place(work, place, size=size):
         yield layers.Context(
             root=shop.root,
             lock=shop.lock,
@@ -165,41 +169,6 @@ def workshop(
             log=log,
             environment=environment or Environment(),
         )
-
-
-@contextlib.contextmanager
-def in_memory(folder: Path) -> Iterator[None]:
-    """Have a tmpfs on `folder` for a block, in a mount namespace that only this thread and its children have.
-
-    Afterwards the thread is back in its own namespace (setns(2): its root and working folder have to be set again).
-    Raises HostError("host.namespace") where the kernel refuses one of the steps.
-    """
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    clone_newns, ms_private, mnt_detach = 0x00020000, 0x4000 | 1 << 18, 2
-
-    def must(result: int, what: str) -> None:
-        if result:
-            raise HostError("host.namespace", f"{what}: {os.strerror(ctypes.get_errno())}")
-
-    name = os.fsencode(folder)
-    home, here = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY), os.open(".", os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        must(libc.unshare(clone_newns), "no mount namespace of our own")
-        try:
-            must(libc.mount(None, b"/", None, ms_private, None), "mounts cannot be made private")
-            must(libc.mount(b"backline-check", name, b"tmpfs", 0, b"mode=0755"), "no tmpfs")
-            try:
-                yield
-            finally:
-                libc.umount2(name, mnt_detach)
-        finally:
-            must(libc.setns(home, clone_newns), "no way back to the mount namespace")
-            os.fchdir(here)
-    finally:
-        os.close(home)
-        os.close(here)
 
 
 def fetch(shop: Shop, roles: list[str]) -> int:
@@ -238,13 +207,13 @@ def make(
     *,
     environment: Environment | None = None,
     flat: bool = False,
-    memory: bool = False,
+    place: Place | None = None,
 ) -> Manifest:
     """Build a role into the folder `out`: every file of a version, the manifest last."""
     from builder import layers
 
     image = config.load(shop.root, ref.role)
-    with workshop(shop, ref.role, environment=environment, memory=memory) as ctx:
+    with workshop(shop, ref.role, environment=environment, place=place) as ctx:
         extra = stage(shop, ctx, image)
         if flat:
             with shop.progress.step(f"{ref.role}: building"):

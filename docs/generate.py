@@ -424,7 +424,13 @@ def _elsewhere() -> str:
         (names.get(name, name), str("all" if value is None else value), str(getattr(ELSEWHERE, name)))
         for name, value in vars(usual).items()
     ]
-    rows.append(("file system", "that of the cache", "memory, where it fits"))
+    rows.append(
+        (
+            "file system",
+            "memory (tmpfs) where it fits, else the cache's disk",
+            "ext4 of its own, in memory, where it fits",
+        )
+    )
     rows.append(("layers", "base, role, ours", "none: one run of mkosi"))
     return _table(("what", "a build", "`build check`"), rows)
 

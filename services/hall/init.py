@@ -74,7 +74,7 @@ def _run(arguments: argparse.Namespace) -> int:
         certificate, new_ca = ca.keep(authority, arguments.name, arguments.domain, passphrase=passphrase)
         signer, signing, public, new_key = _signing_key(config, ask=arguments.ask_passphrase)
         found, skipped = _ssh_keys(Path.home() / ".ssh")
-        text = _proposal(arguments.name, arguments.domain, certificate, (signer, public), found)
+        text = proposal(arguments.name, arguments.domain, certificate, (signer, public), found)
         backup = _place(target, text)
 
     made = {
@@ -203,7 +203,7 @@ def _time_zone() -> str:
     return name if time_zone_exists(name) else "UTC"
 
 
-def _proposal(name: str, domain: str, certificate: str, signer: tuple[str, str], administrator_keys: list[str]) -> str:
+def proposal(name: str, domain: str, certificate: str, signer: tuple[str, str], administrator_keys: list[str]) -> str:
     """The text of a hall.toml, checked."""
     import jinja2
 

@@ -26,7 +26,7 @@ def certificate() -> str:
 @functools.cache
 def proposal() -> str:
     """The hall.toml that `backline init` proposes."""
-    return init._proposal("finals", "prolo", certificate(), ("alice", f"{KEY} alice"), [f"{OTHER_KEY} alice@home"])
+    return init.proposal("finals", "prolo", certificate(), ("alice", f"{KEY} alice"), [f"{OTHER_KEY} alice@home"])
 
 
 def changed(*changes: tuple[str, str]) -> str:
