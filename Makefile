@@ -9,8 +9,9 @@ PYTHON ?= /usr/bin/python3
 ROLES ?= gw rhfs nfsroot
 BIN := .venv/bin
 # Debian packages that the host needs; everything else runs from the tools tree.
-HOST_PACKAGES := ca-certificates curl dbus-daemon debian-archive-keyring gcc git libsystemd-dev openssh-client pkg-config \
-	python3 python3-dev python3-venv systemd util-linux zstd
+HOST_PACKAGES := aardvark-dns ca-certificates curl dbus-daemon debian-archive-keyring e2fsprogs gcc git iproute2 iptables \
+	libsystemd-dev netavark nftables openssh-client ovmf pkg-config podman procps python3 python3-dev python3-venv \
+	qemu-system-x86 runc systemd systemd-container tcpdump util-linux zstd
 
 .PHONY: help setup images test test-full bench-build lock clean
 

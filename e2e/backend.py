@@ -1,0 +1,93 @@
+"""What a node runs in: the protocol of the back ends, and what they share.
+
+A back end makes *runs*: from power on to power off of one node. nspawn is for systems that share this kernel, QEMU for those
+that need one of their own, `fake` for tests of the harness itself.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from e2e.network import Cable
+from e2e.roots import Mounted
+from e2e.topology import Node as NodeSpec
+
+
+class Ended(enum.Enum):
+    """How a run ended."""
+
+    OFF = "powered off"
+    REBOOT = "asked to restart"
+    KILLED = "was killed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to start: a node, with everything that it gets."""
+
+    name: str
+    index: int
+    spec: NodeSpec
+    cables: Sequence[Cable]
+    root: Mounted | None
+    credentials: Mapping[str, bytes] = field(default_factory=dict)
+    binds: Mapping[str, str] = field(default_factory=dict)
+    """Path in the node → path in the lab; those that begin with `ro:` are read-only there."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Where a run tells what happens; called from any thread."""
+
+    ready: Callable[[], None]
+    entry: Callable[[dict[str, str]], None]
+    ended: Callable[[Ended, str], None]
+
+
+class Run(Protocol):
+    """One run of a node."""
+
+    @property
+    def leader(self) -> int | None:
+        """PID of the node's init inside the lab; None where the node has a kernel of its own, or is not there yet."""
+
+    def alive(self) -> bool:
+        """Whether it still runs."""
+
+    def power_off(self) -> None:
+        """Ask it to shut down in order (the power button)."""
+
+    def kill(self) -> None:
+        """Pull the plug."""
+
+    def wait_ended(self, deadline: float) -> bool:
+        """Wait until it ended and everything of it is gone; False past the deadline."""
+
+    def freeze(self, *, frozen: bool) -> None:
+        """Stop or continue every process of it."""
+
+    def argv(self, argv: Sequence[str]) -> list[str]:
+        """The host's command line that runs `argv` in the node, with the node's own environment."""
+
+    def path(self, path: str) -> Path | None:
+        """A path of the node as the host's programs can look at it, None where they cannot."""
+
+    def memory(self) -> int:
+        """Bytes in use."""
+
+    def console(self) -> str:
+        """What its console showed."""
+
+
+class Backend(Protocol):
+    """Starts nodes."""
+
+    name: str
+
+    def start(self, order: Order, listener: Listener) -> Run:
+        """Power a node on; returns as soon as it is on its way."""

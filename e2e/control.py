@@ -1,0 +1,295 @@
+"""How other terminals reach a lab that runs: a small HTTP service on a unix socket, in the process that owns the lab.
+
+`backline lan cut` and its like are clients of it. Only root gets through: the socket's mode says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Literal
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from e2e import registry
+from e2e.forward import Forwarder
+from e2e.journal import Entry, encode
+from e2e.lab import Lab
+from services.common.app import Application, create_app
+from services.common.client import Call, Client, path_of
+from services.common.edge import Operation, read_body, read_query
+from services.common.notify import Notifier
+from services.common.serve import UnixAddress, listening, serve_on
+
+SECONDS = 120.0
+
+
+class NodeStatus(msgspec.Struct, frozen=True):
+    """A node in short: `seconds` from power on to its default target, `memory` in bytes, `cpu` in seconds."""
+
+    name: str
+    state: str
+    role: str
+    version: str
+    addresses: list[str]
+    segments: list[str]
+    seat: bool
+    starts: int
+    seconds: float | None = None
+    memory: int = 0
+    cpu: float = 0.0
+
+
+class LabStatus(msgspec.Struct, frozen=True):
+    """A lab in short; `faults` are what is wrong by edge, `edges` every cable and trunk."""
+
+    name: str
+    topology: str
+    nodes: list[NodeStatus]
+    edges: list[str]
+    faults: dict[str, str]
+    forwards: list[str]
+    journal: str
+    keeper: int
+
+
+class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A fault of the network: percent of frames, bit/s, seconds."""
+
+    kind: Literal["cut", "heal", "lose", "slow", "partition"]
+    edge: str = ""
+    percent: float = 0.0
+    rate: int = 0
+    delay: float = 0.0
+    one: list[str] = []
+    two: list[str] = []
+
+
+class Power(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is done to a node's power; `wait` is whether the answer comes when the node is up."""
+
+    action: Literal["start", "stop", "crash", "freeze", "thaw", "reboot"]
+    version: str = ""
+    wait: bool = True
+
+
+class Enter(msgspec.Struct, frozen=True):
+    """The host's command line that runs a program in a node."""
+
+    argv: list[str]
+
+
+class EnterQuery(msgspec.Struct, frozen=True):
+    """The program, word by word."""
+
+    word: list[str]
+
+
+class ForwardRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Make a port of a node reachable from the host; `listen` 0 lets the kernel choose."""
+
+    node: str
+    port: int
+    listen: int = 0
+
+
+class Forwarded(msgspec.Struct, frozen=True):
+    """Where it is reachable."""
+
+    address: str
+
+
+class Addition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A seat that joins the lab."""
+
+    name: str
+    qemu: bool = False
+    segment: str = ""
+    version: str = ""
+
+
+class Control:
+    """The handlers, around one lab. Blocking verbs run in threads."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.forwarders: list[Forwarder] = []
+
+    def status(self) -> LabStatus:
+        """The lab in short."""
+        nodes = []
+        for row in self.lab.status():
+            node = self.lab[str(row["name"])]
+            extra = {"memory": node.memory(), "cpu": node.cpu()} if node.running else {}
+            nodes.append(msgspec.convert({**row, **extra}, NodeStatus))
+        return LabStatus(
+            name=self.lab.name,
+            topology=self.lab.topology.name,
+            nodes=nodes,
+            edges=list(self.lab.network.edges()),
+            faults=self.lab.network.wrong(),
+            forwards=[str(each) for each in self.forwarders],
+            journal=str(self.lab.keep_journal_path()),
+            keeper=self.lab.sandbox.pid,
+        )
+
+    def fault(self, wanted: Fault) -> LabStatus:
+        """Do it."""
+        match wanted.kind:
+            case "cut":
+                self.lab.cut(wanted.edge)
+            case "heal":
+                self.lab.heal(wanted.edge or None)
+            case "lose":
+                self.lab.lose(wanted.edge, wanted.percent)
+            case "slow":
+                self.lab.slow(wanted.edge, rate=wanted.rate, delay=wanted.delay)
+            case "partition":
+                self.lab.partition(wanted.one, wanted.two)
+        return self.status()
+
+    def power(self, name: str, wanted: Power) -> LabStatus:
+        """Do it."""
+        node = self.lab[name]
+        match wanted.action:
+            case "start":
+                node.version = wanted.version or node.version
+                node.start()
+                if wanted.wait:
+                    node.wait_ready()
+            case "stop":
+                node.stop()
+            case "crash":
+                node.crash()
+            case "freeze":
+                node.freeze()
+            case "thaw":
+                node.thaw()
+            case "reboot":
+                node.reboot(wanted.version or None)
+        return self.status()
+
+    def forward(self, wanted: ForwardRequest) -> Forwarded:
+        """Make a port reachable."""
+        node = self.lab[wanted.node]
+        forwarder = self.lab.reactor.call(Forwarder.open(node, wanted.port, listen=wanted.listen))
+        self.forwarders.append(forwarder)
+        return Forwarded(forwarder.address)
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """New entries of the journal as they come, in export format."""
+        mark = self.lab.journal.mark()
+        while not self.lab.closing:
+            entry = await asyncio.to_thread(self.next_entry, mark)
+            if entry is not None:
+                mark = entry.number + 1
+                yield encode(entry.fields)
+
+    def next_entry(self, mark: int) -> Entry | None:
+        """The next entry from `mark` on, or None after a second without one."""
+        import time
+
+        return self.lab.journal.wait(lambda _: True, since=mark, deadline=time.monotonic() + 1)
+
+
+def application(control: Control) -> Application:
+    """The HTTP face."""
+
+    async def status(_: Request) -> LabStatus:
+        return await asyncio.to_thread(control.status)
+
+    async def fault(request: Request) -> LabStatus:
+        body = await read_body(request, Fault)
+        return await asyncio.to_thread(control.fault, body)
+
+    async def power(request: Request) -> LabStatus:
+        body = await read_body(request, Power)
+        return await asyncio.to_thread(control.power, request.path_params["name"], body)
+
+    async def enter(request: Request) -> Enter:
+        node = control.lab[request.path_params["name"]]
+        query = read_query(request, EnterQuery)
+        return Enter(node.argv(query.word))
+
+    async def forward(request: Request) -> Forwarded:
+        body = await read_body(request, ForwardRequest)
+        return await asyncio.to_thread(control.forward, body)
+
+    async def add(request: Request) -> LabStatus:
+        body = await read_body(request, Addition)
+        add_seat = control.lab.add_seat
+        await asyncio.to_thread(
+            lambda: add_seat(body.name, qemu=body.qemu, segment=body.segment, version=body.version)
+        )
+        return await asyncio.to_thread(control.status)
+
+    async def journal(_: Request) -> Response:
+        return StreamingResponse(control.stream(), media_type="application/vnd.fdo.journal")
+
+    routes = [
+        Operation("GET", "/v1/lab", status, summary="The lab in short", answer=LabStatus),
+        Operation("POST", "/v1/faults", fault, summary="A fault of the network", body=Fault, answer=LabStatus),
+        Operation("POST", "/v1/nodes/{name}/power", power, summary="A node's power", body=Power, answer=LabStatus),
+        Operation("GET", "/v1/nodes/{name}/enter", enter, summary="Run in a node", query=EnterQuery, answer=Enter),
+        Operation("POST", "/v1/forwards", forward, summary="Reach a port", body=ForwardRequest, answer=Forwarded),
+        Operation("POST", "/v1/seats", add, summary="Add a seat", body=Addition, answer=LabStatus),
+        Operation("GET", "/v1/journal", journal, summary="New entries", media_type="application/vnd.fdo.journal"),
+    ]
+    return create_app(service="lan", routes=routes)
+
+
+@contextlib.contextmanager
+def serving(lab: Lab) -> Iterator[Control]:
+    """Answer on the lab's socket for a block."""
+    control = Control(lab)
+    path = registry.labs()[lab.name].socket
+
+    async def serve() -> None:
+        with listening([UnixAddress(path)], mode=0o600) as listeners:
+            await serve_on(application(control), listeners, Notifier({}), grace_seconds=1)
+
+    with lab.background(serve()):
+        yield control
+
+
+# The client's side: what `backline lan` sends.
+
+
+def status_call() -> Call[LabStatus]:
+    """The lab in short."""
+    return Call("GET", "/v1/lab", LabStatus)
+
+
+def fault_call(wanted: Fault) -> Call[LabStatus]:
+    """A fault."""
+    return Call("POST", "/v1/faults", LabStatus, body=wanted)
+
+
+def power_call(node: str, wanted: Power) -> Call[LabStatus]:
+    """A node's power."""
+    return Call("POST", path_of("v1", "nodes", node, "power"), LabStatus, body=wanted)
+
+
+def enter_call(node: str, argv: list[str]) -> Call[Enter]:
+    """The command line that runs `argv` in a node."""
+    return Call("GET", path_of("v1", "nodes", node, "enter"), Enter, query={"word": argv})
+
+
+def forward_call(wanted: ForwardRequest) -> Call[Forwarded]:
+    """Reach a port."""
+    return Call("POST", "/v1/forwards", Forwarded, body=wanted)
+
+
+def add_call(wanted: Addition) -> Call[LabStatus]:
+    """Add a seat."""
+    return Call("POST", "/v1/seats", LabStatus, body=wanted)
+
+
+def client(record: registry.Record) -> Client:
+    """A client of a lab's control socket."""
+    return Client(f"unix:{record.socket}", seconds=SECONDS)
+
+

@@ -1,0 +1,145 @@
+"""Which labs there are on this host: one small record a lab, so that other terminals find it and leftovers are seen.
+
+A record is alive while the process that made it is (its start time is part of the record: process ids come back). The
+keeper removes it at the end; what a machine's crash or a killed keeper left is found and removed by `clean`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+from pathlib import Path
+
+import msgspec
+
+from e2e import cgroups, keeper
+from services.common.errors import BusyError, MissingError, UsageError, nearest
+
+FOLDER = Path("/run/backline/labs")
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """A lab: the process that owns it, the keeper's PID 1 as the host sees it, and what it runs."""
+
+    name: str
+    owner: int
+    owner_started: int
+    keeper: int = 0
+    topology: str = ""
+
+    @property
+    def alive(self) -> bool:
+        """Whether its owner still is."""
+        return started(self.owner) == self.owner_started
+
+    @property
+    def socket(self) -> Path:
+        """Where its owner answers (`e2e.control`)."""
+        return FOLDER / f"{self.name}.json.sock"
+
+
+def started(pid: int) -> int | None:
+    """When a process began, in clock ticks since the host's start (proc(5), stat field 22); None when it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (OSError, ProcessLookupError):
+        return None
+    return int(text.rpartition(")")[2].split()[19])
+
+
+def claim(name: str) -> Path:
+    """Take a name; returns the record's path. Raises UsageError("lan.name"), BusyError("lan.exists")."""
+    if not _NAME.fullmatch(name):
+        raise UsageError("lan.name", f"{name!r} cannot name a lab", hint="lower-case letters, digits and dashes, 31 at most")
+    FOLDER.mkdir(parents=True, exist_ok=True, mode=0o755)
+    path = FOLDER / f"{name}.json"
+    own = Record(name=name, owner=os.getpid(), owner_started=started(os.getpid()) or 0)
+    for _ in range(2):
+        try:
+            with path.open("xb") as file:
+                file.write(msgspec.json.encode(own))
+            return path
+        except FileExistsError:
+            record = _read(path)
+            if record is not None and record.alive:
+                hint = f"another name (--name), or `backline lan down {name}`"
+                raise BusyError("lan.exists", f"there is a lab {name} already (process {record.owner})", hint=hint) from None
+            clean_one(name)
+    raise BusyError("lan.exists", f"another process is making the lab {name}")
+
+
+def write(path: Path, *, keeper: int, topology: str = "") -> None:
+    """Complete the record."""
+    record = _read(path)
+    if record is not None:
+        aside = path.with_suffix(".new")
+        aside.write_bytes(msgspec.json.encode(msgspec.structs.replace(record, keeper=keeper, topology=topology)))
+        aside.rename(path)
+
+
+def release(path: Path) -> None:
+    """Remove what is ours of it; the keeper has usually done so."""
+    for left in (path, Path(f"{path}.sock")):
+        left.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        FOLDER.rmdir()
+
+
+def labs() -> dict[str, Record]:
+    """Every record, of labs alive and dead."""
+    found = {}
+    for path in sorted(FOLDER.glob("*.json")):
+        record = _read(path)
+        if record is not None:
+            found[record.name] = record
+    return found
+
+
+def find(name: str | None) -> Record:
+    """The lab of that name, or the only one. Raises MissingError("lan.none"), UsageError("lan.which")."""
+    alive = {key: record for key, record in labs().items() if record.alive}
+    if name is None:
+        if len(alive) > 1:
+            raise UsageError("lan.which", f"which lab: {', '.join(alive)}?", hint="--lab NAME")
+        if not alive:
+            raise MissingError("lan.none", "no lab is running", hint="`backline lan up` starts one")
+        return next(iter(alive.values()))
+    if name not in alive:
+        raise MissingError("lan.none", f"no lab {name} is running", hint=nearest(name, list(alive)) or "`backline lan list`")
+    return alive[name]
+
+
+def leftovers() -> list[str]:
+    """Names of labs whose owner is gone and of which something is still there."""
+    known = labs()
+    dead = {name for name, record in known.items() if not record.alive}
+    return sorted(dead | {name for name in cgroups.left_behind() if name not in known})
+
+
+def clean_one(name: str) -> None:
+    """Remove what is left of a dead lab: its processes, cgroup and record. The kernel takes the rest with them."""
+    path = FOLDER / f"{name}.json"
+    record = _read(path)
+    if record is not None and record.alive:
+        raise BusyError("lan.exists", f"the lab {name} is alive (process {record.owner})", hint=f"`backline lan down {name}`")
+    group = cgroups.left_behind().get(name)
+    if group is not None:
+        keeper.remove_cgroup(str(group))
+        cgroups.stop_scope(name)
+    release(path)
+
+
+def end(record: Record) -> None:
+    """Ask a lab's owner to take it down, as Ctrl-C does."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(record.owner, signal.SIGINT)
+
+
+def _read(path: Path) -> Record | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Record)
+    except (OSError, msgspec.DecodeError):
+        return None

@@ -1,0 +1,177 @@
+"""What a lab consists of, as data: segments, trunks between them, nodes with network cards. From TOML, or made here.
+
+A segment is a switch: what hangs on it hears each other. Trunks join switches into one broadcast domain. A node runs a
+role's image; a server is one of hall.toml's hosts by its name, a seat is named too and gets its address over DHCP.
+Names may be of any length: interfaces in the lab are numbered, never named after nodes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from importlib import resources
+from ipaddress import IPv4Interface
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from services.common import toml
+from services.common.errors import InputError, MissingError, nearest
+
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+"""A DNS label (RFC 1123), in lower case."""
+BUILT_IN = ("hall", "pxe", "single")
+SEAT_NAME = "pas-r{room:02}p{place:02}"
+SEATS_PER_ROOM = 12
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of a topology: unknown keys are mistakes."""
+
+
+class Segment(Table, frozen=True, kw_only=True):
+    """A switch. With `address`, the lab itself answers there: what stands for the Internet does."""
+
+    address: IPv4Interface | None = None
+
+
+class Nic(Table, frozen=True, kw_only=True):
+    """A network card of a node: on which segment, and its MAC address (made from the node's name when absent)."""
+
+    segment: Name
+    mac: str | None = None
+
+
+class Node(Table, frozen=True, kw_only=True):
+    """A machine of the lab.
+
+    `version` is an exact one, or empty for the newest of `role` in the store. `hall` is whether it gets hall.toml.
+    `off` machines are part of the lab, and not started with it. For QEMU alone: `memory` in MiB, `firmware`, and
+    `clock_offset`, the seconds that the machine's clock is ahead when it is switched on.
+    """
+
+    role: Name
+    nics: list[Nic] = []
+    version: str = ""
+    backend: Literal["nspawn", "qemu", "fake"] | None = None
+    hall: bool = True
+    seat: bool = False
+    off: bool = False
+    memory: int = 1536
+    firmware: Literal["bios", "uefi"] = "bios"
+    clock_offset: int = 0
+    credentials: dict[str, str] = {}
+
+
+class Topology(Table, frozen=True, kw_only=True):
+    """All of it. `trunks` are pairs of segments."""
+
+    name: Name
+    summary: str = ""
+    segments: dict[Name, Segment] = {}
+    trunks: list[tuple[Name, Name]] = []
+    nodes: dict[Name, Node] = {}
+
+    def seats(self) -> dict[str, Node]:
+        """The seats, by name."""
+        return {name: node for name, node in self.nodes.items() if node.seat}
+
+    def with_seats(self, count: int) -> Topology:
+        """The same with `count` seats more, spread over the switches that other nodes hang on without an own address."""
+        switches = [name for name, segment in self.segments.items() if segment.address is None]
+        if count and not switches:
+            raise InputError("lan.topology", f"{self.name} has no switch to put seats on")
+        seats = {
+            seat_name(number): Node(role="nfsroot", seat=True, nics=[Nic(segment=switches[number % len(switches)])])
+            for number in range(count)
+        }
+        return msgspec.structs.replace(self, nodes={**self.nodes, **seats})
+
+
+def seat_name(number: int) -> str:
+    """The name of seat `number` (from 0), as halls name them: `pas-r01p01`."""
+    return SEAT_NAME.format(room=number // SEATS_PER_ROOM + 1, place=number % SEATS_PER_ROOM + 1)
+
+
+def mac_of(node: str, index: int) -> str:
+    """A locally administered MAC address (IEEE 802, bit 1 of the first octet) that only depends on the node's name."""
+    digest = hashlib.sha256(f"{node}/{index}".encode()).digest()
+    return ":".join(f"{octet:02x}" for octet in (0x52, 0x54, *digest[:4]))
+
+
+def check(topology: Topology, *, where: str = "topology") -> Topology:
+    """`topology`, which must be consistent. Raises InputError("lan.topology") that names the first mistake."""
+
+    def no(message: str) -> InputError:
+        return InputError("lan.topology", message, where=where)
+
+    for left, right in topology.trunks:
+        for end in (left, right):
+            if end not in topology.segments:
+                raise no(f"a trunk ends at {end}, which is no segment")
+        if left == right:
+            raise no(f"a trunk joins {left} with itself")
+    _no_loop(topology, where)
+    macs: Counter[str] = Counter()
+    for name, node in topology.nodes.items():
+        if node.version and "/" in node.version:
+            raise no(f"nodes.{name}.version: write the version without its role")
+        for index, nic in enumerate(node.nics):
+            if nic.segment not in topology.segments:
+                raise no(f"nodes.{name}.nics[{index}]: there is no segment {nic.segment}")
+            macs[nic.mac or mac_of(name, index)] += 1
+    twice = [mac for mac, count in macs.items() if count > 1]
+    if twice:
+        raise no(f"two network cards have the address {twice[0]}")
+    addresses = [segment.address.ip for segment in topology.segments.values() if segment.address]
+    if len(addresses) != len(set(addresses)):
+        raise no("two segments have the same address")
+    return topology
+
+
+def _no_loop(topology: Topology, where: str) -> None:
+    """Switches of a lab have no spanning tree: a loop would carry a broadcast round for ever."""
+    group = {name: name for name in topology.segments}
+
+    def top(name: str) -> str:
+        while group[name] != name:
+            name = group[name]
+        return name
+
+    for left, right in topology.trunks:
+        if top(left) == top(right):
+            raise InputError("lan.topology", f"the trunk between {left} and {right} closes a loop", where=where)
+        group[top(left)] = top(right)
+
+
+def parse(text: str, *, where: Path) -> Topology:
+    """A topology from TOML. Raises InputError: `topology.syntax`, `topology.invalid`, `lan.topology`."""
+    document = toml.TomlDocument(text, path=where, area="topology")
+    return check(toml.decode(document, Topology), where=str(where))
+
+
+def built_in(name: str) -> Topology:
+    """A topology that ships with Backline. Raises MissingError("lan.topology")."""
+    if name not in BUILT_IN:
+        hint = nearest(name, list(BUILT_IN)) or f"there are: {', '.join(BUILT_IN)}; or give the path of a TOML file"
+        raise MissingError("lan.topology", f"no topology {name!r}", hint=hint)
+    text = resources.files("e2e").joinpath(f"topologies/{name}.toml").read_text()
+    return parse(text, where=Path(f"{name}.toml"))
+
+
+def load(name: str) -> Topology:
+    """A built-in topology by its name, or a file by its path."""
+    if name.endswith(".toml") or "/" in name:
+        try:
+            text = Path(name).read_text()
+        except OSError as error:
+            raise InputError("lan.topology", f"cannot be read: {error.strerror}", where=name) from error
+        return parse(text, where=Path(name))
+    return built_in(name)
+
+
+def hall(seats: int = 4) -> Topology:
+    """The hall of the design: gw, rhfs01 with two cards, a web server's stand-in, and seats on two switches."""
+    return built_in("hall").with_seats(seats)
