@@ -13,7 +13,7 @@ HOST_PACKAGES := aardvark-dns ca-certificates curl dbus-daemon debian-archive-ke
 	libsystemd-dev netavark nftables openssh-client ovmf pkg-config podman procps python3 python3-dev python3-venv \
 	qemu-system-x86 runc systemd systemd-container tcpdump util-linux zstd
 
-.PHONY: help setup images test test-full bench-build lock clean
+.PHONY: help setup images lan test test-full bench-build lock clean
 
 help: ## show this help
 	@echo "Backline: a hall of diskless machines from reproducible images."
@@ -42,6 +42,9 @@ setup: .venv/.ready ## install what is missing: Debian packages by name, Python 
 
 images: setup ## build every image that is missing in the store
 	@$(BIN)/build image $(ROLES)
+
+lan: setup images ## a whole hall on this machine, in containers: look around in it, until Ctrl-C
+	@$(BIN)/backline lan up
 
 test: setup ## every test but the slow matrices; builds the images it needs
 	@$(BIN)/python -m pytest -m 'not full'

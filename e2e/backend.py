@@ -1,7 +1,7 @@
 """What a node runs in: the protocol of the back ends, and what they share.
 
-A back end makes *runs*: from power on to power off of one node. nspawn is for systems that share this kernel, QEMU for those
-that need one of their own, `fake` for tests of the harness itself.
+A back end makes *runs*: from power on to power off of one node. nspawn is for systems that share this kernel, QEMU for
+those that need one of their own, `fake` for tests of the harness itself.
 """
 
 from __future__ import annotations

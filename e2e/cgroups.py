@@ -1,4 +1,5 @@
-"""Where a lab's processes are counted, frozen and killed: one cgroup a lab, one below it a node (cgroups(7), version 2).
+"""Where a lab's processes are counted, frozen and killed: one cgroup a lab, one below it a node (cgroups(7), version
+2).
 
 With systemd as the host's manager the cgroup is a scope's, delegated to us ("Control Group APIs and Delegation" of
 systemd); without one it is made at the root of the hierarchy, wherever that is mounted.

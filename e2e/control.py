@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 
 from e2e import registry
 from e2e.forward import Forwarder
-from e2e.journal import Entry, encode
+from e2e.journal import Entry, Parser, encode, entry_of
 from e2e.lab import Lab
 from services.common.app import Application, create_app
 from services.common.client import Call, Client, path_of
@@ -221,9 +221,7 @@ def application(control: Control) -> Application:
     async def add(request: Request) -> LabStatus:
         body = await read_body(request, Addition)
         add_seat = control.lab.add_seat
-        await asyncio.to_thread(
-            lambda: add_seat(body.name, qemu=body.qemu, segment=body.segment, version=body.version)
-        )
+        await asyncio.to_thread(lambda: add_seat(body.name, qemu=body.qemu, segment=body.segment, version=body.version))
         return await asyncio.to_thread(control.status)
 
     async def journal(_: Request) -> Response:
@@ -247,12 +245,19 @@ def serving(lab: Lab) -> Iterator[Control]:
     control = Control(lab)
     path = registry.labs()[lab.name].socket
 
+    stop = asyncio.Event()
+
     async def serve() -> None:
         with listening([UnixAddress(path)], mode=0o600) as listeners:
-            await serve_on(application(control), listeners, Notifier({}), grace_seconds=1)
+            await serve_on(application(control), listeners, Notifier({}), grace_seconds=1, stop=stop)
 
-    with lab.background(serve()):
+    done = asyncio.run_coroutine_threadsafe(serve(), lab.reactor.loop)
+    try:
         yield control
+    finally:
+        lab.closing = True  # streams of the journal end
+        lab.reactor.loop.call_soon_threadsafe(stop.set)
+        done.result(timeout=10)
 
 
 # The client's side: what `backline lan` sends.
@@ -288,8 +293,23 @@ def add_call(wanted: Addition) -> Call[LabStatus]:
     return Call("POST", "/v1/seats", LabStatus, body=wanted)
 
 
+def follow(record: registry.Record) -> Iterator[Entry]:
+    """New entries of a lab's journal, as they come, until the lab ends."""
+    import httpx2
+
+    transport = httpx2.HTTPTransport(uds=str(record.socket))
+    parser, number = Parser(), 0
+    with (
+        httpx2.Client(base_url="http://localhost", transport=transport, timeout=None, trust_env=False) as http,
+        contextlib.suppress(httpx2.RemoteProtocolError, httpx2.ReadError),
+        http.stream("GET", "/v1/journal") as answer,
+    ):
+        for data in answer.iter_raw():
+            for fields in parser.feed(data):
+                yield entry_of(number, fields)
+                number += 1
+
+
 def client(record: registry.Record) -> Client:
     """A client of a lab's control socket."""
     return Client(f"unix:{record.socket}", seconds=SECONDS)
-
-

@@ -1,4 +1,5 @@
-"""A port of a node, reachable from the host: a listener on the host's loopback, connections made inside the node's network.
+"""A port of a node, reachable from the host: a listener on the host's loopback, connections made inside the node's
+network.
 
 The lab's networks have no way to the host: this is the one door, opened per port, on 127.0.0.1 alone.
 """

@@ -46,7 +46,7 @@ def make(*, roles: Mapping[str, str] | None = None, administrator_keys: list[str
     before, _, rest = text.partition("[upstream]")
     text = before + UPSTREAM + rest[rest.index("\n# Who may log in") :]
     for host, role in (roles or {}).items():
-        text = re.sub(rf'(?m)^(\[hosts\.{re.escape(host)}\]\nrole = ).*$', rf'\g<1>"{role}"', text)
+        text = re.sub(rf"(?m)^(\[hosts\.{re.escape(host)}\]\nrole = ).*$", rf'\g<1>"{role}"', text)
     return parse(text, Path("hall.toml"))
 
 

@@ -1,8 +1,10 @@
-"""One merged journal of a whole lab, in systemd's Journal Export Format, with the lab's own steps and faults as entries.
+"""One merged journal of a whole lab, in systemd's Journal Export Format, with the lab's own steps and faults as
+entries.
 
 Every entry keeps the fields of its node and gets `BACKLINE_NODE=`; the lab's own entries are of node `lab` and have
-`BACKLINE_KIND=` step, fault, notify, console or exit. The file is plain text to be kept, and seekable by time, node and unit: an index
-in memory says where each entry begins, and `read` makes it anew from a file. Format: systemd's "Journal Export Formats".
+`BACKLINE_KIND=` step, fault, notify, console or exit. The file is plain text to be kept, and seekable by time, node
+and unit: an index in memory says where each entry begins, and `read` makes it anew from a file. Format: systemd's
+"Journal Export Formats".
 """
 
 from __future__ import annotations
@@ -108,12 +110,11 @@ def encode(fields: dict[str, str]) -> bytes:
     return b"".join(parts) + b"\n"
 
 
-def _entry(number: int, fields: dict[str, str]) -> Entry:
+def entry_of(number: int, fields: dict[str, str]) -> Entry:
+    """An entry from its fields."""
     stamp = fields.get("_SOURCE_REALTIME_TIMESTAMP") or fields.get("__REALTIME_TIMESTAMP", "0")
     unit = fields.get("UNIT") or fields.get("_SYSTEMD_UNIT", "")
-    return Entry(
-        number, int(stamp) / 1e6, fields.get("BACKLINE_NODE", LAB), unit, fields.get("MESSAGE", ""), fields
-    )
+    return Entry(number, int(stamp) / 1e6, fields.get("BACKLINE_NODE", LAB), unit, fields.get("MESSAGE", ""), fields)
 
 
 class Journal:
@@ -132,7 +133,7 @@ class Journal:
         """Append an entry of `node`."""
         with self._changed:
             fields = {"__REALTIME_TIMESTAMP": str(int(time.time() * 1e6)), **fields, "BACKLINE_NODE": node}
-            entry = _entry(self._dropped + len(self.entries), fields)
+            entry = entry_of(self._dropped + len(self.entries), fields)
             self.entries.append(entry)
             if len(self.entries) > self._keep:
                 half = self._keep // 2
@@ -145,7 +146,12 @@ class Journal:
 
     def note(self, kind: str, message: str, *, node: str = LAB, priority: int = 5) -> Entry:
         """Append an entry of the lab's own."""
-        own = {"MESSAGE": message, "BACKLINE_KIND": kind, "PRIORITY": str(priority), "SYSLOG_IDENTIFIER": "backline-lan"}
+        own = {
+            "MESSAGE": message,
+            "BACKLINE_KIND": kind,
+            "PRIORITY": str(priority),
+            "SYSLOG_IDENTIFIER": "backline-lan",
+        }
         return self.add(node, own)
 
     def mark(self) -> int:
@@ -208,7 +214,9 @@ class Journal:
         """The last lines of each of `nodes`, for a message."""
         parts = []
         for node in nodes:
-            last = [entry.line() for entry in self.since(0) if entry.node == node and (unit is None or entry.unit == unit)]
+            last = [
+                entry.line() for entry in self.since(0) if entry.node == node and (unit is None or entry.unit == unit)
+            ]
             parts.append("\n".join(last[-lines:]) or f"(the journal has nothing of {node})")
         return "\n".join(parts)
 
@@ -249,5 +257,5 @@ def read(path: Path) -> list[Entry]:
         data = path.read_bytes()
     except OSError as error:
         raise MissingError("lan.journal", f"cannot be read: {error.strerror}", where=str(path)) from error
-    entries = [_entry(number, fields) for number, fields in enumerate(Parser().feed(data + b"\n"))]
+    entries = [entry_of(number, fields) for number, fields in enumerate(Parser().feed(data + b"\n"))]
     return sorted(entries, key=lambda entry: entry.time)

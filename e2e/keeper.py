@@ -1,10 +1,10 @@
 """The process that owns a lab's namespaces, and takes everything down when its owner is gone, even by kill -9.
 
 Run as `python -I -S keeper.py NAME CGROUP RECORD`, with a pipe as standard input and output. It is two processes: a
-janitor outside, which waits for its standard input to end, and the lab's own PID 1 inside new PID, mount, network, cgroup and
-IPC namespaces. When the janitor ends PID 1, the kernel ends every process of the lab, and with the last one go the mounts,
-bridges and namespaces (pid_namespaces(7)); then the janitor removes the cgroup and the record. Nothing but the
-standard library's core, so that it starts in 20 ms; no import of ours.
+janitor outside, which waits for its standard input to end, and the lab's own PID 1 inside new PID, mount, network,
+cgroup and IPC namespaces. When the janitor ends PID 1, the kernel ends every process of the lab, and with the last one
+go the mounts, bridges and namespaces (pid_namespaces(7)); then the janitor removes the cgroup and the record. Nothing
+but the standard library's core, so that it starts in 20 ms; no import of ours.
 
 On standard output: one line `ready PID`, PID 1's process id as the host sees it, or `failed WHAT`.
 """

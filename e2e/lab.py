@@ -5,8 +5,8 @@
         lab["web"].succeeds("ping", "-c1", "rhfs01")
         lab.cut("web:0")
 
-`start` powers everything on and waits until all of it is up. Nodes have the verbs of a machine (`e2e.node`), the lab those of
-the network. Every step and fault is an entry of the lab's one journal.
+`start` powers everything on and waits until all of it is up. Nodes have the verbs of a machine (`e2e.node`), the lab
+those of the network. Every step and fault is an entry of the lab's one journal.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class TestFailed(BacklineError):
 class Lab:
     """A lab of `topology`.
 
-    `hall` is what its nodes are told of the hall (a throwaway one when absent), `extract` forces extracted trees instead of
-    mounted ones, `journal` keeps the merged journal in a file, `settings` say where the store is.
+    `hall` is what its nodes are told of the hall (a throwaway one when absent), `extract` forces extracted trees
+    instead of mounted ones, `journal` keeps the merged journal in a file, `settings` say where the store is.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Lab:
         return self.nodes[name]
 
     def close(self) -> None:
-        """Power everything off at once and remove it all; idempotent. The journal stays when `keep_journal` was called."""
+        """Power everything off at once and remove it all; idempotent. The journal stays only if it was kept."""
         self.closing = True
         self._stack.close()
 
@@ -160,7 +160,7 @@ class Lab:
                 step.advance()
 
     def power_on(self, nodes: Sequence[Node]) -> None:
-        """Power on side by side, without waiting. What is started first gets the processors first: servers before seats."""
+        """Power on side by side, in that order, without waiting."""
         roots = {(node.spec.role, node.version) for node in nodes if self.backend_of(node).name == "nspawn"}
         for role, version in sorted(roots):
             self.roots.mount(self.roots.find(role, version))
@@ -237,7 +237,12 @@ class Lab:
         text = self.sandbox.run(["ip", "--json", "-4", "address", "show", "scope", "global"], netns=node.name).stdout
         links = json.loads(text or "[]")
         cards = {f"host{cable.index}": cable.index for cable in self.network.cables(node.name)}
-        rows = [(cards[link["ifname"]], info["local"]) for link in links if link["ifname"] in cards for info in link["addr_info"]]
+        rows = [
+            (cards[link["ifname"]], info["local"])
+            for link in links
+            if link["ifname"] in cards
+            for info in link["addr_info"]
+        ]
         return [address for _, address in sorted(rows, key=lambda row: row[0])]
 
     # Faults
@@ -277,22 +282,22 @@ class Lab:
 
     # Afterwards
 
-    def problems(self) -> list[str]:
-        """What went wrong though nobody asserted it: failed units and core dumps, of every node that is up."""
+    def problems(self, *, since: int = 0) -> list[str]:
+        """What went wrong though nobody asserted it: failed units now, core dumps since a mark of the journal."""
         found = []
         for node in self.nodes.values():
             if node.ready:
                 with contextlib.suppress(BacklineError):
                     found += [f"{node.name}: {unit} failed\n{node.tail(5, unit=unit)}" for unit in node.failed_units()]
-        for entry in self.journal.since(0):
+        for entry in self.journal.since(since):
             fields = entry.fields
             if fields.get("MESSAGE_ID") == PROCESS_EXIT and fields.get("EXIT_CODE") == "dumped":
                 found.append(f"{entry.node}: {entry.unit} dumped core: {entry.message}")
         return found
 
-    def check(self) -> None:
+    def check(self, *, since: int = 0) -> None:
         """Raises TestFailed when there are `problems`."""
-        if found := self.problems():
+        if found := self.problems(since=since):
             raise TestFailed(found, self.again())
 
     def again(self, node: str | None = None) -> str:
@@ -339,6 +344,12 @@ class Lab:
             )
         return rows
 
+    def versions(self) -> dict[str, str]:
+        """The versions that run, by node, as `role/version`."""
+        return {
+            name: f"{node.booted['role']}/{node.booted['version']}" for name, node in self.nodes.items() if node.booted
+        }
+
     def cpu(self, node: Node) -> float:
         """Seconds of processor time of a node."""
         with contextlib.suppress(OSError):
@@ -364,6 +375,8 @@ class Lab:
         self.network.add(self.topology, name, qemu=qemu)
         node = self.nodes[name] = Node(self, name, len(self.nodes), spec)
         self.start([name], seconds=600 if qemu else WAIT)
+        if not qemu:
+            node.wait_for_address()
         return node
 
     def keep_journal_path(self) -> Path:

@@ -4,8 +4,9 @@ gw gets: Kea's answers to network boots, a TFTP server of the image's own iPXE, 
 hall.toml, kernel and initrd of one version. rhfs gets: nfs-ganesha with that version's folder, read-only. As with every
 stand-in, all of it goes in as credentials, and versions as read-only binds of the store.
 
-A machine asks twice: its firmware is sent gw's iPXE, which asks again and is sent the script. Both are called "iPXE" when
-a card's ROM is one too (as in QEMU, and on many cards); the old one is known by its version.
+A machine asks twice: its firmware is sent gw's iPXE, which asks again and is sent the script. Where a card's ROM is an
+iPXE too (in QEMU it is one of 2019), both say "iPXE" and both say version 1.0.0: Debian's builds do not set it. They
+differ in what they say they can do: gw's has HTTPS.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from e2e.topology import Topology
 from services.hall.schema import Hall, Purpose
 
 PLACE = "/run/netboot-stand-in"
-OLD_IPXE = "0x010000"
-"""iPXE's own number (DHCP option 175.235) in ROMs before 1.20: QEMU 7.2's is 1.0.0."""
+HTTPS = 20
+"""In iPXE's DHCP option 175, a list of its features: HTTPS (iPXE, include/ipxe/features.h, DHCP_EB_FEATURE_HTTPS)."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +67,20 @@ def kea(configuration: str, boot: Boot) -> str:
     """A Kea configuration with what network boots are told (RFC 4578 for option 93, iPXE's "DHCP options" for 175)."""
     loaded = json.loads(configuration)
     dhcp = loaded["Dhcp4"]
+    # With an address: else Kea listens once for each that the interface has, and answers every question that often.
+    listening = dhcp["interfaces-config"]
+    listening["interfaces"] = [f"{name}/{boot.gateway}" for name in listening["interfaces"]]
     for subnet in dhcp["subnet4"]:
         subnet["next-server"] = str(boot.gateway)
     dhcp["option-def"] = [
         {"name": "ipxe", "code": 175, "space": "dhcp4", "type": "empty", "encapsulate": "ipxe"},
-        {"name": "version", "code": 235, "space": "ipxe", "type": "binary"},
+        {"name": "https", "code": HTTPS, "space": "ipxe", "type": "uint8"},
     ]
     first = "not member('script') and "
     dhcp["client-classes"] = [
         {
             "name": "script",
-            "test": f"option[77].hex == 'iPXE' and not (option[175].option[235].hex == {OLD_IPXE})",
+            "test": f"option[77].hex == 'iPXE' and option[175].option[{HTTPS}].exists",
             "boot-file-name": f"http://{boot.gateway}/boot.ipxe",
         },
         {"name": "bios", "test": f"{first}option[93].hex == 0x0000", "boot-file-name": "undionly.kpxe"},

@@ -1,9 +1,10 @@
-"""A lab's switches and cables: bridges, veths and taps in the lab's own network namespace, and what can go wrong on them.
+"""A lab's switches and cables: bridges, veths and taps in the lab's own network namespace, and what can go wrong on
+them.
 
-Interfaces are numbered: bridge `b0` is a segment, `p0` the port of a node's card, `t0a`/`t0b` the ends of a trunk; their alias
-says whose they are. A server's end of a cable is `host0`, `host1`... in a network namespace of the node's name, which
-outlives the node's restarts as a cable does. Faults are one nftables table of the bridge family, written anew as a
-whole, so each change is one transaction.
+Interfaces are numbered: bridge `b0` is a segment, `p0` the port of a node's card, `t0a`/`t0b` the ends of a trunk;
+their alias says whose they are. A server's end of a cable is `host0`, `host1`... in a network namespace of the node's
+name, which outlives the node's restarts as a cable does. Faults are one nftables table of the bridge family, written
+anew as a whole, so each change is one transaction.
 """
 
 from __future__ import annotations
@@ -136,7 +137,10 @@ def ruleset(ports: dict[str, Faults], partitions: list[tuple[set[str], set[str]]
             rules.append(f'iifname "{port}" {limit}')
     for one, two in partitions:
         left, right = ", ".join(f'"{port}"' for port in sorted(one)), ", ".join(f'"{port}"' for port in sorted(two))
-        rules += [f"iifname {{ {left} }} oifname {{ {right} }} drop", f"iifname {{ {right} }} oifname {{ {left} }} drop"]
+        rules += [
+            f"iifname {{ {left} }} oifname {{ {right} }} drop",
+            f"iifname {{ {right} }} oifname {{ {left} }} drop",
+        ]
     body = "".join(f"    {rule}\n" for rule in rules)
     chains = "".join(
         f"  chain {hook} {{\n    type filter hook {hook} priority 0; policy accept;\n{body}  }}\n"
@@ -176,7 +180,7 @@ class Network:
         return found | {trunk.name: trunk.port for trunk in self.plan.trunks}
 
     def ports(self, edge: str) -> list[str]:
-        """The ports of an edge: `gw:0`, `room-1=room-2`, or a node for all its cards. Raises MissingError("lan.edge")."""
+        """The ports of an edge: `gw:0`, `room-1=room-2`, or a node for all its cards. Raises MissingError."""
         edges = self.edges()
         if edge in edges:
             return [edges[edge]]
@@ -279,7 +283,9 @@ class Network:
         Raises MissingError("lan.edge"), UsageError("lan.frame").
         """
         if len(frame) < 14:
-            raise UsageError("lan.frame", f"{len(frame)} bytes are no Ethernet frame", hint="14 bytes of header at least")
+            raise UsageError(
+                "lan.frame", f"{len(frame)} bytes are no Ethernet frame", hint="14 bytes of header at least"
+            )
         port = self.plan.bridges.get(where) or self.ports(where)[0]
 
         def send() -> None:

@@ -1,8 +1,8 @@
 """A machine of a lab, and its verbs: run, wait for, put, get, crash, freeze, reboot...
 
-Waiting is for events: the notify socket, the journal's stream, D-Bus signals. Where the kernel has no event for something
-(a port that begins to listen, a file that appears), the wait looks again whenever the node says anything, and at
-least every 50 ms. A wait that fails names what was awaited, and ends with the last lines of the node.
+Waiting is for events: the notify socket, the journal's stream, D-Bus signals. Where the kernel has no event for
+something (a port that begins to listen, a file that appears), the wait looks again whenever the node says anything,
+and at least every 50 ms. A wait that fails names what was awaited, and ends with the last lines of the node.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from e2e.backend import Ended, Listener, Order, Run
@@ -549,11 +549,3 @@ class Node:
             if console and not self.journal():
                 text += "\n" + "\n".join(console)
         return WaitFailed(code, text, node=self.name, hint=self.lab.again(self.name))
-
-
-def properties(nodes: Mapping[str, Node]) -> dict[str, str]:
-    """Image versions under test by node, for reports."""
-    return {name: f"{node.booted['role']}/{node.booted['version']}" for name, node in nodes.items() if node.booted}
-
-
-

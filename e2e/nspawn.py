@@ -1,9 +1,9 @@
 """The back end for containers: systemd-nspawn, one recipe, with and without systemd on the host.
 
-nspawn runs inside the lab's namespaces, in a cgroup of the node's, on a root that `roots` mounted, in a network namespace that
-`network` made. It tells on a socket of ours when init is there and when the node's default target is reached; the node's
-journal comes over another. No output is parsed and nothing is polled. Never killed alone: init would live on
-without it, so it is the cgroup that is killed.
+nspawn runs inside the lab's namespaces, in a cgroup of the node's, on a root that `roots` mounted, in a network
+namespace that `network` made. It tells on a socket of ours when init is there and when the node's default target is
+reached; the node's journal comes over another. No output is parsed and nothing is polled. Never killed alone: init
+would live on without it, so it is the cgroup that is killed.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """The back end QEMU: machines with firmware and a kernel of their own, which boot from the lab's network.
 
-QEMU runs inside the lab's namespaces, in a cgroup of the node's; its cards are the taps that `network` made. There is no disk:
-the firmware asks for a network boot, as a seat's does. Control (QMP) and serial console are socket pairs that QEMU
-inherits, so nothing is connected to and no word is lost. What the console says becomes entries of the journal
+QEMU runs inside the lab's namespaces, in a cgroup of the node's; its cards are the taps that `network` made. There is
+no disk: the firmware asks for a network boot, as a seat's does. Control (QMP) and serial console are socket pairs that
+QEMU inherits, so nothing is connected to and no word is lost. What the console says becomes entries of the journal
 (`e2e.serial`), and the node is up when its systemd says on the console that its start is finished.
 
-BIOS machines boot by their card's ROM, an iPXE of 2019 in Debian 12; UEFI ones by OVMF's own PXE. Without KVM the processor is
-emulated: a start takes a minute instead of seconds.
+BIOS machines boot by their card's ROM, an iPXE of 2019 in Debian 12; UEFI ones by OVMF's own PXE. Without KVM the
+processor is emulated: a start takes a minute instead of seconds.
 """
 
 from __future__ import annotations
@@ -162,7 +162,10 @@ class QemuRun:
             return Ended.REBOOT, "restarts"
         if code == 0 and self._reason in ("guest-shutdown", "host-signal", "host-qmp-quit"):
             return Ended.OFF, "powered off"
-        said = (self.outside / "qemu.log").read_text(errors="replace").strip()[-1000:]
+        try:
+            said = (self.outside / "qemu.log").read_text(errors="replace").strip()[-1000:]
+        except OSError:
+            return Ended.KILLED, "the lab is gone"
         return Ended.FAILED, f"QEMU ended with exit code {code} {self._reason}: {said or 'it said nothing'}"
 
     def alive(self) -> bool:

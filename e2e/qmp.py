@@ -1,7 +1,7 @@
 """The QEMU Machine Protocol over a socket that QEMU got from us: commands from any thread, events as they come.
 
-One JSON object a line ("QEMU Machine Protocol Specification"). Nothing is connected or awaited at the start: what is asked
-before QEMU listens waits in the socket.
+One JSON object a line ("QEMU Machine Protocol Specification"). Nothing is connected or awaited at the start: what is
+asked before QEMU listens waits in the socket.
 """
 
 from __future__ import annotations

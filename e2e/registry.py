@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import signal
 from pathlib import Path
 
 import msgspec
 
 from e2e import cgroups, keeper
-from services.common.errors import BusyError, MissingError, UsageError, nearest
+from services.common.errors import BusyError, HostError, MissingError, UsageError, nearest
 
 FOLDER = Path("/run/backline/labs")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
@@ -53,7 +54,9 @@ def started(pid: int) -> int | None:
 def claim(name: str) -> Path:
     """Take a name; returns the record's path. Raises UsageError("lan.name"), BusyError("lan.exists")."""
     if not _NAME.fullmatch(name):
-        raise UsageError("lan.name", f"{name!r} cannot name a lab", hint="lower-case letters, digits and dashes, 31 at most")
+        raise UsageError(
+            "lan.name", f"{name!r} cannot name a lab", hint="lower-case letters, digits and dashes, 31 at most"
+        )
     FOLDER.mkdir(parents=True, exist_ok=True, mode=0o755)
     path = FOLDER / f"{name}.json"
     own = Record(name=name, owner=os.getpid(), owner_started=started(os.getpid()) or 0)
@@ -66,7 +69,9 @@ def claim(name: str) -> Path:
             record = _read(path)
             if record is not None and record.alive:
                 hint = f"another name (--name), or `backline lan down {name}`"
-                raise BusyError("lan.exists", f"there is a lab {name} already (process {record.owner})", hint=hint) from None
+                raise BusyError(
+                    "lan.exists", f"there is a lab {name} already (process {record.owner})", hint=hint
+                ) from None
             clean_one(name)
     raise BusyError("lan.exists", f"another process is making the lab {name}")
 
@@ -108,7 +113,9 @@ def find(name: str | None) -> Record:
             raise MissingError("lan.none", "no lab is running", hint="`backline lan up` starts one")
         return next(iter(alive.values()))
     if name not in alive:
-        raise MissingError("lan.none", f"no lab {name} is running", hint=nearest(name, list(alive)) or "`backline lan list`")
+        raise MissingError(
+            "lan.none", f"no lab {name} is running", hint=nearest(name, list(alive)) or "`backline lan list`"
+        )
     return alive[name]
 
 
@@ -124,7 +131,9 @@ def clean_one(name: str) -> None:
     path = FOLDER / f"{name}.json"
     record = _read(path)
     if record is not None and record.alive:
-        raise BusyError("lan.exists", f"the lab {name} is alive (process {record.owner})", hint=f"`backline lan down {name}`")
+        raise BusyError(
+            "lan.exists", f"the lab {name} is alive (process {record.owner})", hint=f"`backline lan down {name}`"
+        )
     group = cgroups.left_behind().get(name)
     if group is not None:
         keeper.remove_cgroup(str(group))
@@ -136,6 +145,19 @@ def end(record: Record) -> None:
     """Ask a lab's owner to take it down, as Ctrl-C does."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(record.owner, signal.SIGINT)
+
+
+def wait_gone(record: Record, *, seconds: float = 30.0) -> None:
+    """Wait until a lab's owner has ended. Raises HostError("lan.stuck")."""
+    try:
+        descriptor = os.pidfd_open(record.owner)
+    except ProcessLookupError:
+        return
+    try:
+        if started(record.owner) == record.owner_started and not select.select([descriptor], [], [], seconds)[0]:
+            raise HostError("lan.stuck", f"process {record.owner} does not end", hint=f"kill -9 {record.owner}")
+    finally:
+        os.close(descriptor)
 
 
 def _read(path: Path) -> Record | None:

@@ -1,4 +1,5 @@
-"""The roots of a lab's nodes: `root.erofs` of a version from the store, read-only, with an overlay of the node's own on top.
+"""The roots of a lab's nodes: `root.erofs` of a version from the store, read-only, with an overlay of the node's own
+on top.
 
 What a node writes stays in the lab's own tmpfs and never reaches the store. On kernels that cannot mount EROFS from a
 file (before Linux 6.12) the tree of the same version is extracted once into the cache, and that is said.
@@ -91,7 +92,9 @@ class Roots:
     def drop(self, home: str, *, keep_var: bool) -> None:
         """Undo `overlay`; what the node wrote goes too, but for /var where it is a server's."""
         script = 'cd "$1" && { umount root 2>&- || :; } && rm -rf work'
-        script += ' && find data -mindepth 1 -maxdepth 1 ! -name var -exec rm -rf {} +' if keep_var else " && rm -rf data"
+        script += (
+            " && find data -mindepth 1 -maxdepth 1 ! -name var -exec rm -rf {} +" if keep_var else " && rm -rf data"
+        )
         self.sandbox.run(["sh", "-ec", script, "sh", home])
 
     def _extract(self, ref: Ref, folder: Path) -> Path:

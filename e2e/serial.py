@@ -1,9 +1,9 @@
 """What a machine's serial console says, as entries of the lab's journal.
 
-A machine with a kernel of its own has no journal socket that reaches the lab. Its journal reaches it all the same, when
-its kernel's command line has `systemd.journald.forward_to_console=1`: each message is a line, `[seconds] program[pid]: text`
-(journald.conf(5), ForwardToConsole=). So a unit that fails is seen here as it is in a container, and so is the end of
-the start.
+A machine with a kernel of its own has no journal socket that reaches the lab. Its journal reaches it all the same,
+when its kernel's command line has `systemd.journald.forward_to_console=1`: each message is a line, `[seconds]
+program[pid]: text` (journald.conf(5), ForwardToConsole=). So a unit that fails is seen here as it is in a container,
+and so is the end of the start.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from services.hall.schema import Hall, Purpose
 
 Credentials = dict[str, bytes]
 
-# chronyd has no clock to set in a container, and its unit says so: without steering it serves what the host's clock says.
+# chronyd has no clock to set in a container, and its unit says so: without steering it serves the host's time.
 CHRONY = b"""[Unit]
 ConditionCapability=
 [Service]
@@ -72,6 +72,10 @@ def kea(topology: Topology, hall: Hall, *, interface: str = "host0", boot: Mappi
         {"hw-address": mac_of(name, 0), "ip-address": str(address), "hostname": name}
         for name, address in seat_addresses(topology, hall).items()
     ]
+    # What is left of the range goes to seats that join later.
+    users = hall.range_for(Purpose.USERS)
+    reserved = set(seat_addresses(topology, hall).values())
+    spare = [address for address in users or () if address not in reserved]
     options = {
         "routers": str(network.gateway or gateway),
         "domain-name-servers": str(gateway),
@@ -84,6 +88,7 @@ def kea(topology: Topology, hall: Hall, *, interface: str = "host0", boot: Mappi
         "subnet": str(network.cidr),
         "reservations": reservations,
         "reservations-in-subnet": True,
+        "pools": [{"pool": f"{spare[0]} - {spare[-1]}"}] if spare else [],
         "option-data": [{"name": name, "data": data} for name, data in options.items()],
         **(boot or {}),
     }

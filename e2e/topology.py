@@ -79,7 +79,7 @@ class Topology(Table, frozen=True, kw_only=True):
         return {name: node for name, node in self.nodes.items() if node.seat}
 
     def with_seats(self, count: int) -> Topology:
-        """The same with `count` seats more, spread over the switches that other nodes hang on without an own address."""
+        """The same with `count` seats more, spread over its switches."""
         switches = [name for name, segment in self.segments.items() if segment.address is None]
         if count and not switches:
             raise InputError("lan.topology", f"{self.name} has no switch to put seats on")

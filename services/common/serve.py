@@ -188,9 +188,14 @@ def stopping(connection: HTTPConnection) -> asyncio.Event:
 
 
 async def serve_on(
-    app: Application, listeners: Sequence[Listener], notifier: Notifier, *, grace_seconds: int = GRACE_SECONDS
+    app: Application,
+    listeners: Sequence[Listener],
+    notifier: Notifier,
+    *,
+    grace_seconds: int = GRACE_SECONDS,
+    stop: asyncio.Event | None = None,
 ) -> None:
-    """Serve on sockets that are listening already, until a signal.
+    """Serve on sockets that are listening already, until a signal, or until `stop` is set.
 
     Raises the BacklineError of the lifespan, or HostError("serve.start").
     """
@@ -209,10 +214,18 @@ async def serve_on(
         backlog=BACKLOG,
     )
     server = Server(config, notifier=notifier, metrics=app.metrics)
+
+    async def watch(event: asyncio.Event) -> None:
+        await event.wait()
+        server.should_exit = True
+
+    watching = asyncio.create_task(watch(stop or asyncio.Event()))
     try:
         await server.serve(sockets=[each.socket for each in listeners])
     except SystemExit as error:  # how uvicorn says that it did not start
         raise app.startup_error or HostError("serve.start", "the service did not start, see its log") from error
+    finally:
+        watching.cancel()
 
 
 def serve(
