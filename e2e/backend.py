@@ -42,11 +42,15 @@ class Order:
 
 @dataclass(frozen=True)
 class Listener:
-    """Where a run tells what happens; called from any thread."""
+    """Where a run tells what happens; called from any thread.
+
+    `ended` is called when all of it is gone, while it still counts as alive; `over` after that, when it does not.
+    """
 
     ready: Callable[[], None]
     entry: Callable[[dict[str, str]], None]
     ended: Callable[[Ended, str], None]
+    over: Callable[[], None] = lambda: None
 
 
 class Run(Protocol):

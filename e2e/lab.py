@@ -101,10 +101,10 @@ class Lab:
         file = self._stack.enter_context(path.open("wb"))
         self.journal = Journal(file)
         self._stack.callback(self.journal.close)
-        self.sandbox = self._stack.enter_context(Sandbox(self.name))
-        registry.write(self.sandbox.record, keeper=self.sandbox.pid, topology=self.topology.name)
         self.reactor = Reactor()
         self._stack.callback(self.reactor.close)
+        self.sandbox = self._stack.enter_context(Sandbox(self.name))
+        registry.write(self.sandbox.record, keeper=self.sandbox.pid, topology=self.topology.name)
         self.roots = Roots(self.sandbox, settings, extract=extract, progress=self.progress)
         qemu = {name for name, node in self.topology.nodes.items() if node.backend == "qemu"}
         self.network = Network(self.sandbox, self.topology, qemu=qemu, netem=Capability.NETEM in self.found)
@@ -232,9 +232,10 @@ class Lab:
 
     def addresses(self, node: Node) -> list[str]:
         """A node's IPv4 addresses now, as its kernel has them."""
-        if not self.network.cables(node.name) or node.spec.backend == "qemu":
+        if not self.network.cables(node.name) or node.spec.backend == "qemu" or not node.has_network:
             return []
-        text = self.sandbox.run(["ip", "--json", "-4", "address", "show", "scope", "global"], netns=node.name).stdout
+        argv = ["ip", "--json", "-4", "address", "show", "scope", "global"]
+        text = self.sandbox.run(argv, netns=node.netns, check=False).stdout
         links = json.loads(text or "[]")
         cards = {f"host{cable.index}": cable.index for cable in self.network.cables(node.name)}
         rows = [

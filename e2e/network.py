@@ -95,8 +95,8 @@ def plan(topology: Topology) -> Plan:
     return Plan(bridges, cables, trunks, addresses)
 
 
-def batch(wanted: Plan, qemu: set[str]) -> str:
-    """The lines for `ip -batch` that make all of it; cards of `qemu` nodes are taps."""
+def batch(wanted: Plan) -> str:
+    """The lines for `ip -batch` that make switches and trunks; cables come with their nodes (`plugs`)."""
     lines = []
     for name, bridge in wanted.bridges.items():
         lines += [
@@ -112,15 +112,20 @@ def batch(wanted: Plan, qemu: set[str]) -> str:
             f"link set {left} alias {trunk.name} master {wanted.bridges[trunk.left]} up",
             f"link set {right} alias {trunk.name} master {wanted.bridges[trunk.right]} up",
         ]
-    for node in dict.fromkeys(cable.node for cable in wanted.cables if cable.node not in qemu):
-        lines.append(f"netns add {node}")
-    for cable in wanted.cables:
-        if cable.node in qemu:
+    return "".join(f"{line}\n" for line in lines)
+
+
+def plugs(cables: list[Cable], *, qemu: bool, cut: set[str]) -> str:
+    """The lines for `ip -batch` that give a node its network cards; those of QEMU are taps."""
+    lines = [] if qemu else [f"netns add {cable.node}" for cable in cables[:1]]
+    for cable in cables:
+        if qemu:
             lines.append(f"tuntap add dev {cable.port} mode tap")
         else:
             end = f"name host{cable.index} netns {cable.node} address {cable.mac}"
             lines.append(f"link add {cable.port} type veth peer {end}")
-        lines.append(f"link set {cable.port} alias {cable.name} master {cable.bridge} up")
+        up = "down" if cable.port in cut else "up"
+        lines.append(f"link set {cable.port} alias {cable.name} master {cable.bridge} {up}")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -130,7 +135,8 @@ def ruleset(ports: dict[str, Faults], partitions: list[tuple[set[str], set[str]]
     for port, faults in sorted(ports.items()):
         if faults.lost:
             share = round(faults.lost * 100)
-            rules += [f'{way} "{port}" numgen random mod 10000 < {share} drop' for way in ("iifname", "oifname")]
+            chance = f"numgen random mod 10000 < {share} " if share < 10000 else ""
+            rules += [f'{way} "{port}" {chance}drop' for way in ("iifname", "oifname")]
         if faults.rate and not shaped:
             kilobytes = max(1, faults.rate // 8000)
             limit = f"limit rate over {kilobytes} kbytes/second burst {max(8, kilobytes // 8)} kbytes drop"
@@ -160,15 +166,34 @@ class Network:
         self._faults: dict[str, Faults] = {}
         self._cut: set[str] = set()
         self._partitions: list[tuple[set[str], set[str]]] = []
-        sandbox.run(["ip", "-batch", "-"], stdin=batch(self.plan, qemu))
+        self._qemu = set(qemu)
+        self._plugged: set[str] = set()
+        sandbox.run(["ip", "-batch", "-"], stdin=batch(self.plan))
 
     def add(self, topology: Topology, node: str, *, qemu: bool) -> None:
-        """Plug in a node that `topology` has at its end, and the lab did not have yet."""
-        wanted = plan(topology)
-        new = [cable for cable in wanted.cables if cable.node == node]
-        lines = batch(Plan({}, new, []), {node} if qemu else set())
+        """Know a node that `topology` has at its end, and the lab did not have yet."""
+        self.plan = plan(topology)
+        if qemu:
+            self._qemu.add(node)
+
+    def plug(self, node: str) -> None:
+        """Give a node that is powered on its cards, new as a kernel finds them: no address, no route, no rule."""
+        self.unplug(node)
+        lines = plugs(self.cables(node), qemu=node in self._qemu, cut=self._cut)
         self.sandbox.run(["ip", "-batch", "-"], stdin=lines)
-        self.plan = wanted
+        self._plugged.add(node)
+        for cable in self.cables(node):
+            if faults := self._faults.get(cable.port):
+                self._shape(cable.port, faults)
+
+    def unplug(self, node: str) -> None:
+        """Take them away with the power: the switch sees the carrier go, and nothing answers for a dead machine."""
+        if node in self._plugged:
+            self._plugged.discard(node)
+            lines = "".join(f"link delete {cable.port}\n" for cable in self.cables(node))
+            if node not in self._qemu:
+                lines += f"netns delete {node}\n"
+            self.sandbox.run(["ip", "-force", "-batch", "-"], stdin=lines, check=False)
 
     def cables(self, node: str) -> list[Cable]:
         """A node's cards, in order."""
@@ -195,7 +220,7 @@ class Network:
     def cut(self, edge: str) -> None:
         """Pull the cable: both ends lose their carrier."""
         for port in self.ports(edge):
-            self.sandbox.run(["ip", "link", "set", port, "down"])
+            self._link(port, "down")
             self._cut.add(port)
 
     def partition(self, one: set[str], two: set[str]) -> None:
@@ -234,7 +259,7 @@ class Network:
         ports = list({*self._cut, *self._faults}) if edge is None else self.ports(edge)
         for port in ports:
             if port in self._cut:
-                self.sandbox.run(["ip", "link", "set", port, "up"])
+                self._link(port, "up")
                 self._cut.discard(port)
             faults = self._faults.pop(port, None)
             if faults and (faults.rate or faults.delay):
@@ -257,6 +282,12 @@ class Network:
             sides = ["+".join(sorted(names[port] for port in side)) for side in (one, two)]
             found[f"partition {number + 1}"] = " | ".join(sides)
         return found
+
+    def _link(self, port: str, state: str) -> None:
+        """Raise or lower a port; one of a node that is off is not there, and gets its state when it is plugged in."""
+        off = {cable.port for cable in self.plan.cables if cable.node not in self._plugged}
+        if port not in off:
+            self.sandbox.run(["ip", "link", "set", port, state])
 
     def _of(self, port: str) -> Faults:
         return self._faults.setdefault(port, Faults())

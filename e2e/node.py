@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,7 @@ class Node:
         self._mark = 0
         self._next_version: str | None = None
         self._stay_off = False
+        self._between = False  # off for a moment, on the way to its next start
 
     # Power
 
@@ -91,7 +93,6 @@ class Node:
         self._mark = self.lab.journal.mark()
         self._ready_since = None
         self._stay_off = False
-        self.starts += 1
         credentials = {**self.lab.credentials_of(self), **self.credentials}
         order = Order(
             name=self.name,
@@ -103,7 +104,9 @@ class Node:
             binds=self.binds,
         )
         self.lab.journal.note("step", "power on", node=self.name)
-        self._run = backend.start(order, Listener(self._on_ready, self._on_entry, self._on_ended))
+        self.lab.network.plug(self.name)
+        self._run = backend.start(order, Listener(self._on_ready, self._on_entry, self._on_ended, self._on_over))
+        self.starts += 1
 
     def stop(self, *, seconds: float = 20.0) -> None:
         """Shut down in order; a machine that is off stays off. Raises WaitFailed("lan.stop")."""
@@ -147,7 +150,7 @@ class Node:
         self.lab.journal.note("step", f"reboot{f' into {version}' if version else ''}", node=self.name)
         self.run(["systemctl", "--no-block", "reboot"])
         deadline = time.monotonic() + seconds
-        while self.starts == starts:
+        while self.starts == starts or not self.running:
             if time.monotonic() > deadline:
                 raise self._failed("lan.reboot", f"did not restart within {seconds:g} s")
             self.lab.journal.pause(LOOK)
@@ -186,6 +189,19 @@ class Node:
             raise self._failed("lan.address", "has no address")
         return found[0]
 
+    @property
+    def has_network(self) -> bool:
+        """Whether its network namespace is there."""
+        return self.running and self._run is not None and self._run.leader is not None
+
+    @property
+    def netns(self) -> str:
+        """Its network namespace, as a path inside the lab. Raises HostError("lan.off") when it is not there."""
+        leader = self._need_run().leader
+        if leader is None:
+            raise HostError("lan.off", f"{self.name} has no network that can be entered from here")
+        return f"/proc/{leader}/ns/net"
+
     # Programs
 
     def run(
@@ -210,6 +226,12 @@ class Node:
             raise CommandFailed(self.name, done, "succeeded, and was meant to fail")
         return done
 
+    def run_in_background(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start a program in it; the caller waits for it, and it ends with the machine at the latest."""
+        return subprocess.Popen(
+            self.argv(argv), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
     def put(self, path: str, data: str | bytes, *, mode: int = 0o644) -> None:
         """Write a file, with its folders."""
         self.run(["install", "-D", f"--mode={mode:o}", "/dev/stdin", path], stdin=data)
@@ -225,11 +247,11 @@ class Node:
         def call() -> httpx2.Response:
             return httpx2.request(method, url, timeout=seconds, trust_env=False, **how)
 
-        return self.lab.sandbox.in_network(call, netns=self.name)
+        return self.lab.sandbox.in_network(call, netns=self.netns)
 
     def connect(self, address: tuple[str, int], *, seconds: float = 5.0) -> socket.socket:
         """A TCP connection from inside its network namespace. Raises OSError."""
-        return self.lab.sandbox.connect(address, netns=self.name, seconds=seconds)
+        return self.lab.sandbox.connect(address, netns=self.netns, seconds=seconds)
 
     # systemd and the journal
 
@@ -283,15 +305,15 @@ class Node:
         found: list[UnitDetails] = []
 
         def look() -> bool:
-            with contextlib.suppress(BacklineError):
+            try:
                 unit = self.unit(name)
-                if unit.active == "failed" and state != "failed":
-                    tail = self.tail(unit=name)
-                    raise self._failed("lan.unit", f"{name} failed ({unit.result})\n{tail}", tail=False)
-                if unit.active == state:
-                    found[:] = [unit]
-                    return True
-            return False
+            except BacklineError:  # not loaded yet, or no bus for a moment
+                return False
+            if unit.active == "failed" and state != "failed":
+                tail = self.tail(unit=name)
+                raise self._failed("lan.unit", f"{name} failed ({unit.result})\n{tail}", tail=False)
+            found[:] = [unit]
+            return unit.active == state
 
         async def follow() -> None:
             async with SystemdEvents(self.bus).subscribe() as events:
@@ -485,8 +507,14 @@ class Node:
     def _on_ended(self, how: Ended, words: str) -> None:
         self._ready_since = None
         self.lab.journal.note("exit", words, node=self.name, priority=3 if how is Ended.FAILED else 5)
-        if how is Ended.REBOOT and not self._stay_off and not self.lab.closing:
+        if not self.lab.closing:
+            self._between = how is Ended.REBOOT and not self._stay_off
+            self.lab.network.unplug(self.name)
+
+    def _on_over(self) -> None:
+        if self._between and not self.lab.closing:
             self._start_again()
+        self._between = False
 
     def _start_again(self) -> None:
         """What its own restart does; in the thread that saw it go."""
@@ -503,7 +531,7 @@ class Node:
             self.lab.journal.note("exit", f"did not start again: {error}", node=self.name, priority=3)
 
     def _check_alive(self, what: str) -> None:
-        if not self.running:
+        if not self.running and not self._between:
             raise self._failed("lan.died", f"is off, and {what} was awaited")
 
     def _check_units(self, what: str) -> None:

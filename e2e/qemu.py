@@ -139,8 +139,9 @@ class QemuRun:
             cgroups.wait_empty(self.cgroup, time.monotonic() + 10)
         self._qmp.close()
         how, words = self._how(code)
-        self._ended.set()
         self.listener.ended(how, words)
+        self._ended.set()
+        self.listener.over()
 
     def _receive(self) -> bytes:
         try:

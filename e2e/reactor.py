@@ -25,6 +25,7 @@ class Reactor:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self._open: set[socket.socket] = set()
         self._thread = threading.Thread(target=self.loop.run_forever, name="lab events", daemon=True)
         self._thread.start()
 
@@ -43,6 +44,9 @@ class Reactor:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
+        for left in self._open:
+            left.close()
+        self._open.clear()
 
     def call(self, coroutine: Coroutine[Any, Any, T], *, seconds: float | None = None) -> T:
         """Run `coroutine` in the loop, to its end."""
@@ -56,6 +60,7 @@ class Reactor:
     def datagrams(self, path: Path, handle: Callable[[str], None]) -> Callable[[], None]:
         """Listen on a datagram socket at `path`; returns what closes it."""
         receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._open.add(receiver)
         receiver.bind(str(path))
         path.chmod(0o666)
 
@@ -67,24 +72,25 @@ class Reactor:
         self._in_loop(lambda: self.loop.add_reader(receiver, ready))
 
         def close() -> None:
-            self._in_loop(lambda: self.loop.remove_reader(receiver))
-            receiver.close()
+            self._in_loop(lambda: self._shut(receiver))
 
         return close
 
     def streams(self, path: Path, handle: Callable[[dict[str, str]], None]) -> Callable[[], None]:
         """Listen for journals in export format at `path`; returns what closes it."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._open.add(listener)
         listener.bind(str(path))
         path.chmod(0o666)
         listener.listen(8)
-        open_now: set[socket.socket] = set()
+        connected: set[socket.socket] = set()
 
         def accept() -> None:
             with contextlib.suppress(BlockingIOError):
                 connection, _ = listener.accept()
                 connection.setblocking(False)  # noqa: FBT003
-                open_now.add(connection)
+                connected.add(connection)
+                self._open.add(connection)
                 parser = Parser()
                 self.loop.add_reader(connection, read, connection, parser)
 
@@ -98,23 +104,26 @@ class Reactor:
             except (OSError, IntegrityError):
                 data = b""
             if not data:
-                self.loop.remove_reader(connection)
-                open_now.discard(connection)
-                connection.close()
+                connected.discard(connection)
+                self._shut(connection)
 
         self._in_loop(lambda: self.loop.add_reader(listener, accept))
 
         def close() -> None:
             def remove() -> None:
-                self.loop.remove_reader(listener)
-                for connection in list(open_now):
-                    self.loop.remove_reader(connection)
-                    connection.close()
+                for each in (listener, *connected):
+                    self._shut(each)
 
             self._in_loop(remove)
-            listener.close()
 
         return close
+
+    def _shut(self, one: socket.socket) -> None:
+        """In the loop: listen no more, and close."""
+        if one in self._open:
+            self._open.discard(one)
+            self.loop.remove_reader(one)
+            one.close()
 
     def _in_loop(self, function: Callable[[], object]) -> None:
         """Run a function in the loop, and wait for it."""
@@ -129,5 +138,8 @@ class Reactor:
         if threading.current_thread() is self._thread:
             function()
             return
-        self.loop.call_soon_threadsafe(call)
+        try:
+            self.loop.call_soon_threadsafe(call)
+        except RuntimeError:  # closed, and everything of it
+            return
         done.wait(10)

@@ -78,10 +78,10 @@ class Sandbox:
         registry.release(self.record)
 
     def inside(self, argv: Sequence[str | Path], *, cgroup: str | None = None, netns: str | None = None) -> list[str]:
-        """The argv that runs `argv` inside: in the node's cgroup, in a node's network namespace."""
+        """The argv that runs `argv` inside: in a node's cgroup, in the network namespace at a path of the lab's."""
         words = [os.fspath(word) for word in argv]
         if netns is not None:
-            words = ["nsenter", f"--net=/run/netns/{netns}", "--", *words]
+            words = ["nsenter", f"--net={netns}", "--", *words]
         if cgroup is not None:
             # The shell writes 0, "myself", and becomes the program: it is never outside of the cgroup.
             script = f'echo 0 > "/sys/fs/cgroup/{cgroup}/cgroup.procs" && exec "$@"'
@@ -127,7 +127,7 @@ class Sandbox:
 
         In a thread of its own, because setns(2) is for a thread and this one must not move.
         """
-        path = f"/proc/{self.pid}/ns/net" if netns is None else str(self.root / "run/netns" / netns)
+        path = f"/proc/{self.pid}/ns/net" if netns is None else f"{self.root}{netns}"
         results: list[T] = []
         errors: list[BaseException] = []
 

@@ -93,7 +93,7 @@ def ntp_answer(address: str) -> Callable[[], bytes]:
 def test_gw_answers_ntp_on_each_segment(lab: Lab, who: str) -> None:
     lab["gw"].wait_for_unit("chrony.service")
     lab[who].wait_for_address()
-    data = lab.sandbox.in_network(ntp_answer("192.168.1.254"), netns=who)
+    data = lab.sandbox.in_network(ntp_answer("192.168.1.254"), netns=lab[who].netns)
     leap, stratum = data[0] >> 6, data[1]
     seconds = struct.unpack_from("!I", data, 40)[0] - 2_208_988_800
     assert leap != 3, "gw's clock is not synchronised"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 
 from e2e.lab import Lab
@@ -59,5 +58,3 @@ def test_the_same_question_is_answered_where_gw_has_its_configuration(lab: Lab) 
     """What would find a rogue server finds a rightful one."""
     lab["gw"].wait_for_unit("kea-dhcp4-server.service")
     assert offers(lab, "room-1", seconds=5)
-
-

@@ -1,0 +1,73 @@
+"""A machine restarts, into the same version and into another one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from builder import image
+from builder.image import Shop
+from e2e.lab import Lab
+from services.common.progress import Progress
+
+pytestmark = pytest.mark.images
+
+
+@pytest.fixture(scope="session")
+def other_version(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A second version of nfsroot: this checkout with one file more."""
+    root = tmp_path_factory.mktemp("other") / "checkout"
+    ignored = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "*.egg-info")
+    shutil.copytree(shop.root, root, symlinks=True, ignore=ignored)
+    marker = root / "images/nfsroot/mkosi.extra/etc/backline/other"
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.write_text("the other version\n")
+    before = shop.store.current("nfsroot")
+    built = image.build(Shop.open(shop.settings, Progress(quiet=True), root=root), "nfsroot")
+    if before is not None:
+        shop.store.set_current(before)
+    return built.ref.version
+
+
+@pytest.mark.lan(topology="hall", seats=1)
+def test_a_seat_reboots_into_another_version_of_nfsroot_and_back(lab: Lab, other_version: str) -> None:
+    seat = lab["pas-r01p01"]
+    first = seat.booted["version"]
+    seat.fails("cat", "/etc/backline/other")
+    seat.put("/root/written", "gone after a restart")
+    seat.reboot(other_version)
+    assert seat.succeeds("cat", "/etc/backline/other") == "the other version"
+    assert seat.booted["version"] == other_version
+    seat.fails("cat", "/root/written")
+    seat.reboot(first)
+    assert seat.booted["version"] == first
+    seat.fails("cat", "/etc/backline/other")
+
+
+@pytest.mark.lan(topology="hall", seats=1)
+def test_a_server_that_restarts_keeps_what_it_wrote(lab: Lab) -> None:
+    web = lab["web"]
+    web.put("/var/lib/kept", "kept")
+    starts = web.starts
+    web.reboot()
+    assert web.starts == starts + 1
+    assert web.get("/var/lib/kept") == b"kept"
+
+
+@pytest.mark.lan(topology="hall", seats=1)
+def test_a_machine_that_restarts_by_itself_is_powered_on_again(lab: Lab) -> None:
+    web = lab["web"]
+    starts = web.starts
+    web.run(["systemctl", "--no-block", "reboot"])
+    web.wait_until("its next start", lambda: web.starts == starts + 1 and web.ready)
+
+
+@pytest.mark.lan(topology="single", share=False, extract=True)
+def test_a_kernel_that_mounts_no_erofs_gets_the_extracted_tree_of_the_same_version(lab: Lab) -> None:
+    gw = lab["gw"]
+    mounted = lab.roots.mount(lab.roots.find("gw", gw.booted["version"]))
+    assert mounted.extracted
+    assert Path(mounted.lower, "usr/lib/os-release").exists()
+    assert gw.succeeds("systemctl", "is-system-running") == "running"
