@@ -27,7 +27,7 @@ import msgspec
 
 from builder import settings as builder_settings
 from builder.settings import Settings
-from e2e import halls, netboot_stand_in, registry, stand_ins, topology
+from e2e import halls, limits, netboot_stand_in, registry, stand_ins, topology
 from e2e.backend import Backend
 from e2e.capabilities import Capability, Found, probe
 from e2e.journal import Entry, Journal
@@ -108,6 +108,8 @@ class Lab:
         self.roots = Roots(self.sandbox, settings, extract=extract, progress=self.progress)
         qemu = {name for name, node in self.topology.nodes.items() if node.backend == "qemu"}
         self.network = Network(self.sandbox, self.topology, qemu=qemu, netem=Capability.NETEM in self.found)
+        if raised := limits.raise_for(len(self.topology.nodes)):
+            self.journal.note("step", raised)
         self._backends: dict[str, Backend] = {"nspawn": NspawnBackend(self.sandbox, self.roots, self.reactor)}
         self.nodes = {
             name: Node(self, name, index, spec) for index, (name, spec) in enumerate(self.topology.nodes.items())
