@@ -31,15 +31,16 @@ from e2e.sandbox import Sandbox
 from services.common.errors import BacklineError, HostError
 
 PROCESSORS = 2
-# Without -cx16 Debian's kernels die in random double faults under TCG of QEMU 7.2.
-EMULATED = ("-accel", "tcg,thread=multi", "-cpu", "max,-cx16")
+# With cx16 Debian's kernels die in random double faults under TCG of QEMU 7.2. With erms and fsrm they clear and copy
+# memory by bytes (`rep stosb`, `rep movsb`), which TCG does one by one: the kernel spent most of a start there.
+EMULATED = ("-accel", "tcg,thread=multi", "-cpu", "max,-cx16,-erms,-fsrm")
 VIRTUALISED = ("-accel", "kvm", "-cpu", "host")
 VARIABLES = "uefi-variables.fd"
 _CHUNK = 1 << 16
 
 
 def arguments(order: Order, *, home: str, kvm: bool, control: int, console: int, now: datetime) -> list[str]:
-    """QEMU's command line for a node. `control` and `console` are descriptors of sockets, `home` is the node's folder."""
+    """QEMU's command line for a node: `control` and `console` are descriptors of sockets, `home` the node's folder."""
     spec = order.spec
     argv = ["qemu-system-x86_64", "-name", order.name, "-nodefaults", "-no-user-config"]
     # graphics=off: SeaBIOS, and with it iPXE, writes to the serial port what else is on the screen.

@@ -21,8 +21,8 @@ _FORWARDED = re.compile(r"\[ *\d+\.\d{6}\] (?P<program>[^\s\[]+)\[(?P<pid>\d+)\]
 _UNIT = re.compile(
     r"(?P<unit>[\w:.@\\-]+\.(?:service|socket|mount|swap|automount|device|target|timer|path|scope|slice)): (?P<text>.*)"
 )
-# Logged when the queue of jobs is empty for the first time: the moment of READY=1 in containers. In the initrd's own words
-# there is no time of the initrd yet.
+# Logged when the queue of jobs is empty for the first time: the moment of READY=1 in containers. In the initrd's own
+# words there is no time of the initrd yet.
 _FINISHED = re.compile(r"Startup finished in .*\(initrd\) \+ .*\(userspace\)")
 
 

@@ -1,0 +1,113 @@
+"""A machine of its own boots as a seat does: firmware, iPXE, kernel, NFS, verity, EROFS, overlay, its default target.
+
+The boot chain of the architecture, on gw's and rhfs01's images with stand-ins for netboot. One start serves all tests
+of a firmware: emulated, it takes a minute or two. The seat's clock is a day ahead when it is switched on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from e2e import stand_ins, topology
+from e2e.lab import Lab
+from e2e.pool import Labs
+from services.hostd.schema import Host, Units
+
+SECONDS = 600.0
+SEAT = "pas-r01p01"
+HOSTD, METRICS = 20210, 9100
+
+pytestmark = [pytest.mark.lan(topology="pxe", seconds=SECONDS), pytest.mark.needs("QEMU", "tun"), pytest.mark.images]
+
+
+def address(lab: Lab) -> str:
+    """The address that gw has reserved for the seat."""
+    return str(stand_ins.seat_addresses(lab.topology, lab.hall.data)[SEAT])
+
+
+def asked(lab: Lab, path: str) -> None:
+    """The seat was given that path over HTTP by gw."""
+    lab["gw"].wait_for_journal(rf"^{address(lab)} .*\"GET {path} HTTP/1\.[01]\" 200 ", seconds=5)
+
+
+def metric(lab: Lab, name: str) -> float:
+    """A number that the seat's node exporter tells gw."""
+    text = lab["gw"].http("GET", f"http://{address(lab)}:{METRICS}/metrics", seconds=60).text
+    return next(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
+
+
+def boots(lab: Lab, loader: str) -> None:
+    """What is the same for every firmware, from the first question to the default target."""
+    gw, seat, boot = lab["gw"], lab[SEAT], lab.netboot
+    assert boot is not None
+    gw.wait_for_journal(rf"DHCP4_LEASE_ALLOC .*lease {address(lab)} ", seconds=5)
+    gw.wait_for_journal(rf"RRQ from {address(lab)} filename {loader}", seconds=5)
+    for path in ("/boot.ipxe", f"{boot.path}/vmlinuz", f"{boot.path}/initrd", "/hall.toml"):
+        asked(lab, path)
+    seat.wait_for_journal(r"systemd\[1\]: Finished backline-root\.service", seconds=5)
+    assert seat.ready
+
+
+def test_a_bios_client_gets_an_address_and_a_script_and_boots_the_version(lab: Lab) -> None:
+    boots(lab, r"undionly\.kpxe")
+
+
+def test_its_root_is_read_over_nfs_through_verity(lab: Lab) -> None:
+    before = metric(lab, 'node_disk_read_bytes_total{device="dm-0"}')
+    assert before > 10_000_000
+    established = lab["rhfs01"].succeeds("ss", "-Htn", "state", "established", "sport", "=", ":2049")
+    assert address(lab) in established
+
+
+def test_it_runs_the_version_and_has_no_failed_unit(lab: Lab) -> None:
+    assert lab.netboot is not None
+    base = f"http://{address(lab)}:{HOSTD}/v1"
+    host = msgspec.json.decode(lab["gw"].http("GET", f"{base}/host", seconds=60).content, type=Host)
+    assert (host.hostname, host.state) == (SEAT, "configured")
+    assert (host.role, host.version) == (lab.netboot.ref.role, lab.netboot.ref.version)
+    answer = lab["gw"].http("GET", f"{base}/units?state=failed", seconds=60)
+    assert msgspec.json.decode(answer.content, type=Units).units == []
+
+
+def test_its_clock_is_stepped_by_gw(lab: Lab) -> None:
+    """It was a day ahead, and says so itself; then it tells our time."""
+    assert lab[SEAT].spec.clock_offset == 86400
+    lab[SEAT].wait_for_journal(r"chronyd\[\d+\]: System clock was stepped by -86\d\d\d\.", seconds=120)
+    assert abs(metric(lab, "node_time_seconds ") - time.time()) < 10
+
+
+def test_freezing_it_stops_its_processors(lab: Lab) -> None:
+    seat = lab[SEAT]
+    seat.freeze()
+    with pytest.raises(OSError):
+        lab["gw"].connect((address(lab), HOSTD), seconds=2)
+    seat.thaw()
+    lab["gw"].connect((address(lab), HOSTD), seconds=30).close()
+
+
+def test_the_power_button_shuts_it_down(lab: Lab) -> None:
+    lab[SEAT].stop(seconds=180)
+    assert not lab[SEAT].running
+    entry = lab[SEAT].wait_for_journal("powered off", seconds=5)
+    assert entry.kind == "exit"
+
+
+@pytest.fixture
+def uefi(labs: Labs) -> Iterator[Lab]:
+    """The same hall with a seat of UEFI firmware."""
+    wanted = topology.built_in("pxe")
+    seat: topology.Node = msgspec.structs.replace(wanted.nodes[SEAT], firmware="uefi")
+    wanted = msgspec.structs.replace(wanted, nodes={**wanted.nodes, SEAT: seat})
+    with Lab(wanted, settings=labs.settings) as lab:
+        lab.start(seconds=SECONDS)
+        yield lab
+
+
+@pytest.mark.full
+@pytest.mark.needs("UEFI firmware for QEMU")
+def test_a_uefi_client_boots_the_same_version(uefi: Lab) -> None:
+    boots(uefi, r"snponly\.efi")
