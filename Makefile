@@ -13,7 +13,7 @@ HOST_PACKAGES := aardvark-dns ca-certificates curl dbus-daemon debian-archive-ke
 	libsystemd-dev netavark nftables openssh-client ovmf pkg-config podman procps python3 python3-dev python3-venv \
 	qemu-system-x86 runc systemd systemd-container tcpdump util-linux zstd
 
-.PHONY: help setup images lan test test-full bench-build lock clean
+.PHONY: help setup images lan test test-full bench-build bench-lan lock clean
 
 help: ## show this help
 	@echo "Backline: a hall of diskless machines from reproducible images."
@@ -54,6 +54,9 @@ test-full: setup ## every test, the slow matrices too
 
 bench-build: setup ## the builder's figures, side by side with plain mkosi
 	@$(BIN)/python -m benchmarks.build
+
+bench-lan: setup images ## the harness's figures, side by side with bare systemd-nspawn
+	@$(BIN)/python -m benchmarks.lan
 
 lock: setup ## resolve the images' packages and wheels again (commit the result)
 	@$(BIN)/build lock --update

@@ -531,6 +531,42 @@ def _modules(package: str) -> str:
     return _table(("module", "is for"), rows)
 
 
+def _lan_parser() -> argparse.ArgumentParser:
+    from e2e import cli
+
+    return cli.parser("backline lan")
+
+
+def _capabilities() -> str:
+    from e2e.capabilities import HINTS, REQUIRED, Capability
+
+    rows = [(one.value, "every lab" if one in REQUIRED else "some verbs", HINTS.get(one, "")) for one in Capability]
+    return _table(("capability", "needed by", "where it is missing"), rows)
+
+
+def _topology() -> str:
+    from e2e import topology
+
+    rows = []
+    for table, struct in (
+        ("", topology.Topology),
+        ("segments.NAME.", topology.Segment),
+        ("nodes.NAME.", topology.Node),
+    ):
+        info = inspect.type_info(struct)
+        assert isinstance(info, inspect.StructType)
+        for field in info.fields:
+            default = "" if field.required else f"`{_toml_value(field.default)}`"
+            rows.append((f"`{table}{field.encode_name}`", _type(field.type), default))
+    return _table(("key", "type", "default"), rows)
+
+
+def _toml_value(value: object) -> str:
+    if value is msgspec.NODEFAULT:
+        return "empty"
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value) or "empty"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "build-commands": lambda: command_text(_builder_parser(), depth=3),
     "build-settings": _settings,
@@ -543,11 +579,15 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "hostd-sockets": _hostd_sockets,
     "ids-toml": _ids,
     "image-toml": _image_toml,
+    "lan-capabilities": _capabilities,
+    "lan-commands": lambda: command_text(_lan_parser(), depth=3),
+    "lan-topology": _topology,
     "lock-fields": _lock,
     "make-goals": _make_goals,
     "manifest-fields": _manifest,
     "mkosi-settings": _mkosi_settings,
     "modules-builder": lambda: _modules("builder"),
+    "modules-lan": lambda: _modules("e2e"),
     "modules-common": lambda: _modules("services/common"),
     "recipe-sections": _recipe,
     "removed": _removed,

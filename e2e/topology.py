@@ -32,47 +32,61 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Segment(Table, frozen=True, kw_only=True):
-    """A switch. With `address`, the lab itself answers there: what stands for the Internet does."""
+    """A switch."""
 
     address: IPv4Interface | None = None
+    """Address and prefix at which the lab itself answers there: what stands for the Internet has one."""
 
 
 class Nic(Table, frozen=True, kw_only=True):
-    """A network card of a node: on which segment, and its MAC address (made from the node's name when absent)."""
+    """A network card of a node."""
 
     segment: Name
+    """The switch that it is plugged into."""
     mac: str | None = None
+    """Its address; made from the node's name when absent."""
 
 
 class Node(Table, frozen=True, kw_only=True):
-    """A machine of the lab.
-
-    `version` is an exact one, or empty for the newest of `role` in the store. `hall` is whether it gets hall.toml.
-    `off` machines are part of the lab, and not started with it. For QEMU alone: `memory` in MiB, `firmware`, and
-    `clock_offset`, the seconds that the machine's clock is ahead when it is switched on.
-    """
+    """A machine of the lab."""
 
     role: Name
+    """The image it runs."""
     nics: list[Nic] = []
+    """Its network cards, in order: `host0`, `host1`..."""
     version: str = ""
+    """An exact version of the role; the newest in the store when empty."""
     backend: Literal["nspawn", "qemu", "fake"] | None = None
+    """What it runs in: a container, or a machine with a kernel of its own (a PXE client)."""
     hall: bool = True
+    """Whether it gets hall.toml."""
     seat: bool = False
+    """Whether it is a seat: it keeps nothing over a restart, and gets its address over DHCP."""
     off: bool = False
+    """Whether it stays off when the lab is started."""
     memory: int = 1536
+    """QEMU only: MiB."""
     firmware: Literal["bios", "uefi"] = "bios"
+    """QEMU only."""
     clock_offset: int = 0
+    """QEMU only: seconds that its clock is ahead when it is switched on."""
     credentials: dict[str, str] = {}
+    """systemd credentials beside those that the lab gives it."""
 
 
 class Topology(Table, frozen=True, kw_only=True):
-    """All of it. `trunks` are pairs of segments."""
+    """All of it."""
 
     name: Name
+    """Name of the topology; labs are called after it."""
     summary: str = ""
+    """One line for people."""
     segments: dict[Name, Segment] = {}
+    """Switches by name."""
     trunks: list[tuple[Name, Name]] = []
+    """Pairs of switches that are one broadcast domain."""
     nodes: dict[Name, Node] = {}
+    """Machines by name, in the order in which they are powered on."""
 
     def seats(self) -> dict[str, Node]:
         """The seats, by name."""

@@ -42,6 +42,11 @@ def test_the_builder_knows_only_the_common_part() -> None:
     assert foreign("builder", "services.common") == []
 
 
+def test_the_harness_uses_everything_and_no_tests_but_in_its_scenarios() -> None:
+    found = {name for name in foreign("e2e", "services", "builder") if not name.startswith("tests.builder.conftest")}
+    assert found == set()
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_knows_no_other_service(service: str) -> None:
     assert foreign(f"services/{service}", "services.common") == []
