@@ -547,18 +547,21 @@ def _capabilities() -> str:
 def _topology() -> str:
     from e2e import topology
 
-    rows = []
-    for table, struct in (
+    tables = (
         ("", topology.Topology),
         ("segments.NAME.", topology.Segment),
         ("nodes.NAME.", topology.Node),
-    ):
+        ("nodes.NAME.nics[].", topology.Nic),
+    )
+    rows = []
+    for table, struct in tables:
+        docs = _docstrings(struct)
         info = inspect.type_info(struct)
         assert isinstance(info, inspect.StructType)
         for field in info.fields:
             default = "" if field.required else f"`{_toml_value(field.default)}`"
-            rows.append((f"`{table}{field.encode_name}`", _type(field.type), default))
-    return _table(("key", "type", "default"), rows)
+            rows.append((f"`{table}{field.encode_name}`", _type(field.type), default, docs[field.encode_name]))
+    return _table(("key", "type", "default", "is"), rows)
 
 
 def _toml_value(value: object) -> str:
