@@ -7,6 +7,8 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= /usr/bin/python3
 ROLES ?= gw rhfs nfsroot
+# More options for pytest, such as --require-all.
+PYTEST_OPTIONS ?=
 BIN := .venv/bin
 # Debian packages that the host needs; everything else runs from the tools tree.
 HOST_PACKAGES := aardvark-dns ca-certificates curl dbus-daemon debian-archive-keyring e2fsprogs gcc git iproute2 iptables \
@@ -47,7 +49,7 @@ lan: setup images ## a whole hall on this machine, in containers: look around in
 	@$(BIN)/backline lan up
 
 test: setup ## every test but the slow matrices; builds the images it needs
-	@$(BIN)/python -m pytest -m 'not full'
+	@$(BIN)/python -m pytest -m 'not full' $(PYTEST_OPTIONS)
 
 test-full: setup ## every test, the slow matrices too
 	@$(BIN)/python -m pytest

@@ -9,6 +9,7 @@ import pytest
 
 from builder import image
 from builder.image import Shop
+from e2e import topology
 from e2e.lab import Lab
 from services.common.progress import Progress
 
@@ -62,6 +63,18 @@ def test_a_machine_that_restarts_by_itself_is_powered_on_again(lab: Lab) -> None
     starts = web.starts
     web.run(["systemctl", "--no-block", "reboot"])
     web.wait_until("its next start", lambda: web.starts == starts + 1 and web.ready)
+
+
+def test_names_of_any_length_work(shop: Shop) -> None:
+    name = "a-name-of-sixty-three-characters-which-is-all-that-dns-allows-x"
+    assert len(name) == 63
+    nic = topology.Nic(segment="a-switch-with-a-name-that-is-longer-than-an-interface-may-have")
+    node = topology.Node(role="rhfs", hall=False, nics=[nic, nic])
+    wanted = topology.Topology(name="long", segments={nic.segment: topology.Segment()}, nodes={name: node})
+    with Lab(wanted, settings=shop.settings) as lab:
+        lab.start()
+        assert lab[name].succeeds("hostname") == name
+        assert lab[name].succeeds("ls", "/sys/class/net").split() == ["host0", "host1", "lo"]
 
 
 @pytest.mark.lan(topology="single", share=False, extract=True)
