@@ -1,10 +1,11 @@
 """The process that owns a lab's namespaces, and takes everything down when its owner is gone, even by kill -9.
 
-Run as `python -I -S keeper.py NAME CGROUP RECORD`, with a pipe as standard input and output. It is two processes: a
-janitor outside, which waits for its standard input to end, and the lab's own PID 1 inside new PID, mount, network,
-cgroup and IPC namespaces. When the janitor ends PID 1, the kernel ends every process of the lab, and with the last one
-go the mounts, bridges and namespaces (pid_namespaces(7)); then the janitor removes the cgroup and the record. Nothing
-but the standard library's core, so that it starts in 20 ms; no import of ours.
+Run as `python -I -S keeper.py NAME CGROUP RECORD` (or `keeper.py --erofs FILE FOLDER` inside, to mount one), with a
+pipe as standard input and output. It is two processes: a janitor outside, which waits for its standard input to end,
+and the lab's own PID 1 inside new PID, mount, network, cgroup and IPC namespaces. When the janitor ends PID 1, the
+kernel ends every process of the lab, and with the last one go the mounts, bridges and namespaces (pid_namespaces(7));
+then the janitor removes the cgroup and the record. Nothing but the standard library's core, so that it starts in 20
+ms; no import of ours.
 
 On standard output: one line `ready PID`, PID 1's process id as the host sees it, or `failed WHAT`.
 """
@@ -19,7 +20,7 @@ import time
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWIPC = 0x00020000, 0x02000000, 0x08000000
 CLONE_NEWPID, CLONE_NEWNET = 0x20000000, 0x40000000
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 16384, 1 << 18
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 FOLDERS = ("lab", "lab/roots", "lab/n", "systemd", "netns")
 
@@ -131,5 +132,15 @@ def main(name: str, cgroup: str, record: str) -> int:
     return code
 
 
+def mount_erofs(source: str, target: str) -> int:
+    """Mount an EROFS straight from its file: mount(8) would look for a loop device first, and a container has none."""
+    try:
+        mount(source, target, "erofs", MS_RDONLY | MS_NODEV)
+    except OSError as error:
+        sys.stderr.write(f"{error.strerror}\n")
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(mount_erofs(*sys.argv[2:]) if sys.argv[1] == "--erofs" else main(*sys.argv[1:]))

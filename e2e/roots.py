@@ -8,6 +8,7 @@ file (before Linux 6.12) the tree of the same version is extracted once into the
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from builder import cache as trees
 from builder.settings import Settings
 from builder.store import Store
 from builder.versions import Ref
-from e2e.sandbox import Sandbox
+from e2e.sandbox import KEEPER, Sandbox
 from services.common.errors import HostError, MissingError
 from services.common.progress import Progress
 
@@ -67,7 +68,8 @@ class Roots:
         lower = f"/run/lab/roots/{ref.role}-{ref.version}"
         self.sandbox.run(["mkdir", "-p", lower])
         if not self.extract:
-            done = self.sandbox.run(["mount", "-t", "erofs", "-o", "ro", folder / "root.erofs", lower], check=False)
+            argv = [sys.executable, "-I", "-S", KEEPER, "--erofs", folder / "root.erofs", lower]
+            done = self.sandbox.run(argv, check=False)
             if done.returncode != 0:
                 self.progress.note(f"this kernel cannot mount EROFS from a file: {done.stderr.strip()}")
                 self.extract = True
