@@ -98,6 +98,10 @@ def main(name: str, cgroup: str, record: str) -> int:
     child = 0
     try:
         os.makedirs(f"{cgroup}/keeper", exist_ok=True)
+        scope = os.path.dirname(cgroup)
+        if scope.endswith(".scope"):  # a process at its top would keep it from handing controllers down
+            os.makedirs(f"{scope}/keeper", exist_ok=True)
+            _write(f"{scope}/keeper/cgroup.procs", "0")
         _check(_libc.unshare(CLONE_NEWPID), "unshare (a lab needs root)")
         read_ready, write_ready = os.pipe()
         child = os.fork()

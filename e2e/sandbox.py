@@ -56,6 +56,8 @@ class Sandbox:
         self.pid = int(rest)
         self.root = Path(f"/proc/{self.pid}/root")
         self.lab = self.root / "run/lab"
+        if cgroups.has_manager():
+            cgroups.enable(self.cgroup.parent)
         self.controllers = cgroups.enable(self.cgroup)
         registry.write(self.record, keeper=self.pid)
         self.run(["ip", "link", "set", "lo", "up"])

@@ -1,7 +1,7 @@
 """The harness on another kind of host: systemd as PID 1, in a container without loop devices.
 
-The host is this machine's own file system, booted by nspawn with an overlay on top: everything that `make setup` installed is
-there, and what a lab does to it is gone afterwards.
+The host is this machine's own file system, booted by nspawn with an overlay on top: everything that `make setup`
+installed is there, and what a lab does to it is gone afterwards.
 """
 
 from __future__ import annotations
