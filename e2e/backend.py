@@ -16,6 +16,9 @@ from e2e.network import Cable
 from e2e.roots import Mounted
 from e2e.topology import Node as NodeSpec
 
+UNIT_FAILED = "d9b373ed55a64feb8242e02dbe79a49c"
+"""MESSAGE_ID of a unit that entered the failed state (systemd, sd-messages.h: SD_MESSAGE_UNIT_FAILURE_RESULT)."""
+
 
 class Ended(enum.Enum):
     """How a run ended."""

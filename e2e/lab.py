@@ -28,11 +28,11 @@ import msgspec
 from builder import settings as builder_settings
 from builder.settings import Settings
 from e2e import halls, limits, netboot_stand_in, registry, stand_ins, topology
-from e2e.backend import Backend
+from e2e.backend import UNIT_FAILED, Backend
 from e2e.capabilities import Capability, Found, probe
 from e2e.journal import Entry, Journal
 from e2e.network import Network
-from e2e.node import PROCESS_EXIT, UNIT_FAILED, WAIT, Node, WaitFailed
+from e2e.node import PROCESS_EXIT, WAIT, Node, WaitFailed
 from e2e.nspawn import NspawnBackend
 from e2e.reactor import Reactor
 from e2e.roots import Roots

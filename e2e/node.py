@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from e2e.backend import Ended, Listener, Order, Run
+from e2e.backend import UNIT_FAILED, Ended, Listener, Order, Run
 from e2e.journal import Entry
 from e2e.topology import Node as NodeSpec
 from services.common import process
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 WAIT = 60.0
 """Seconds that a wait lasts by default."""
 LOOK = 0.05
-UNIT_FAILED = "d9b373ed55a64feb8242e02dbe79a49c"
-"""MESSAGE_ID of a unit that entered the failed state (systemd, sd-messages.h: SD_MESSAGE_UNIT_FAILURE_RESULT)."""
 PROCESS_EXIT = "98e322203f7a4ed290d09fe03c09fe15"
 """MESSAGE_ID of a unit's process that ended; EXIT_CODE=dumped is a core dump (SD_MESSAGE_UNIT_PROCESS_EXIT)."""
 

@@ -19,7 +19,7 @@ from e2e import halls, netboot_stand_in, qemu, serial, stand_ins, topology
 from e2e.backend import Order
 from e2e.netboot_stand_in import Boot
 from e2e.network import plan
-from e2e.node import PROCESS_EXIT, UNIT_FAILED
+from e2e.node import PROCESS_EXIT
 from e2e.qmp import Qmp
 from services.common.errors import HostError
 
