@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from e2e.backend import UNIT_FAILED
 from e2e.node import PROCESS_EXIT
 
 COMMAND_LINE = ("console=ttyS0", "loglevel=4", "systemd.journald.forward_to_console=1", "systemd.show_status=no")

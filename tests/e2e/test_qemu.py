@@ -16,7 +16,7 @@ import pytest
 
 from builder.versions import Ref
 from e2e import halls, netboot_stand_in, qemu, serial, stand_ins, topology
-from e2e.backend import Order
+from e2e.backend import UNIT_FAILED, Order
 from e2e.netboot_stand_in import Boot
 from e2e.network import plan
 from e2e.node import PROCESS_EXIT
