@@ -57,10 +57,10 @@ def claim(name: str) -> Path:
         raise UsageError(
             "lan.name", f"{name!r} cannot name a lab", hint="lower-case letters, digits and dashes, 31 at most"
         )
-    FOLDER.mkdir(parents=True, exist_ok=True, mode=0o755)
     path = FOLDER / f"{name}.json"
     own = Record(name=name, owner=os.getpid(), owner_started=started(os.getpid()) or 0)
-    for _ in range(2):
+    for _ in range(3):
+        FOLDER.mkdir(parents=True, exist_ok=True, mode=0o755)  # the last lab that ends removes it
         try:
             with path.open("xb") as file:
                 file.write(msgspec.json.encode(own))
@@ -73,6 +73,8 @@ def claim(name: str) -> Path:
                     "lan.exists", f"there is a lab {name} already (process {record.owner})", hint=hint
                 ) from None
             clean_one(name)
+        except FileNotFoundError:  # removed since
+            continue
     raise BusyError("lan.exists", f"another process is making the lab {name}")
 
 

@@ -68,7 +68,7 @@ class Roots:
         lower = f"/run/lab/roots/{ref.role}-{ref.version}"
         self.sandbox.run(["mkdir", "-p", lower])
         if not self.extract:
-            argv = [sys.executable, "-I", "-S", KEEPER, "--erofs", folder / "root.erofs", lower]
+            argv: list[str | Path] = [sys.executable, "-I", "-S", KEEPER, "--erofs", folder / "root.erofs", lower]
             done = self.sandbox.run(argv, check=False)
             if done.returncode != 0:
                 self.progress.note(f"this kernel cannot mount EROFS from a file: {done.stderr.strip()}")

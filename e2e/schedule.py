@@ -33,7 +33,7 @@ class Fault:
             case "lose":
                 return f"lose {self.target} {self.amount:g}"
             case "slow":
-                return f"slow {self.target} --rate {self.amount:g}"
+                return f"slow {self.target} --rate {self.amount:.0f}"
             case _:
                 return f"{self.kind} {self.target}"
 
