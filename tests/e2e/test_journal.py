@@ -1,4 +1,4 @@
-"""The merged journal: its format survives any cut of the stream, waits end when they should, filters find what they say."""
+"""The merged journal: its format survives any cut of the stream, waits end when they should, filters find."""
 
 from __future__ import annotations
 

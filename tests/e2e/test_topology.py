@@ -68,7 +68,7 @@ def test_an_unknown_topology_is_named_with_those_that_there_are() -> None:
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nowhere.toml"):
+    with pytest.raises(InputError, match=r"nowhere\.toml"):
         topology.load(str(tmp_path / "nowhere.toml"))
 
 
