@@ -15,7 +15,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from e2e.backend import UNIT_FAILED, Ended, Listener, Order, Run
 from e2e.journal import Entry
@@ -34,6 +34,13 @@ WAIT = 60.0
 LOOK = 0.05
 PROCESS_EXIT = "98e322203f7a4ed290d09fe03c09fe15"
 """MESSAGE_ID of a unit's process that ended; EXIT_CODE=dumped is a core dump (SD_MESSAGE_UNIT_PROCESS_EXIT)."""
+
+
+class ExecResult(NamedTuple):
+    """What testcontainers' containers answer to `exec`."""
+
+    exit_code: int
+    output: bytes
 
 
 class WaitFailed(BacklineError):
@@ -448,11 +455,11 @@ class Node:
         """`running` or `exited`, docker's words."""
         return "running" if self.running else "exited"
 
-    def exec(self, command: str | list[str]) -> tuple[int, bytes]:
+    def exec(self, command: str | list[str]) -> ExecResult:
         """Run a program; a string goes to `sh -c`, as testcontainers' own containers do it."""
         argv = ["sh", "-c", command] if isinstance(command, str) else command
         done = self.run(argv, check=False)
-        return done.returncode, (done.stdout + done.stderr).encode()
+        return ExecResult(done.returncode, (done.stdout + done.stderr).encode())
 
     # Inside
 
