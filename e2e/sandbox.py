@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, TypeVar
@@ -157,6 +157,20 @@ class Sandbox:
         with contextlib.suppress(FileExistsError):
             path.mkdir()
         return path
+
+
+@contextlib.contextmanager
+def entered_network(path: Path) -> Iterator[None]:
+    """The calling thread, and every thread and program that it starts, in another network for a block (setns(2))."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _enter_network(str(path))
+        try:
+            yield
+        finally:
+            _enter_network(f"/proc/self/fd/{home}")
+    finally:
+        os.close(home)
 
 
 def _enter_network(path: str) -> None:

@@ -1,7 +1,7 @@
 """testcontainers' wait strategies work on our nodes: a node satisfies its WaitStrategyTarget.
 
-Those that look from outside (HTTP, ports) look from the host, which a lab cannot be reached from; the one of a status asks
-whether its target is of testcontainers' own classes.
+Those that look from outside (HTTP, ports) look from the host, from which a lab cannot be reached; the one of a status
+asks whether its target is of testcontainers' own classes.
 """
 
 from __future__ import annotations
