@@ -52,6 +52,8 @@ REMOVED = {
     "boot/*.dpkg-*": "backup made by dpkg",
     "usr/lib/x86_64-linux-gnu/faketime": "only there while `build check` shifts the clock",
 }
+# Files that the build itself makes, outside of any package, with the umask that it happens to have: mkosi's depmod.
+_READABLE = ("usr/lib/modules/*/modules.*",)
 # Folders that a package made below an emptied one and that its daemon expects; tmpfiles.d makes the others.
 _KEPT_BELOW = ("var/log", "var/cache", "var/lib/apt")
 
@@ -88,6 +90,10 @@ def normalise(root: Path, *, epoch: int) -> Report:
             else:
                 report.removed.setdefault(reason, []).append(str(path.relative_to(root)))
                 _remove(path)
+    for pattern in _READABLE:
+        for path in root.glob(pattern):
+            if path.is_file() and not path.is_symlink():
+                path.chmod(0o644)
     _dangling(root / "etc/ssl/certs", report)
     _accounts(root, epoch)
     _identity(root)

@@ -103,6 +103,13 @@ def test_a_folder_that_is_removed_goes_with_all_it_holds(root: Path) -> None:
     assert not folder.exists()
 
 
+def test_what_depmod_makes_is_readable_whatever_the_umask(root: Path) -> None:
+    path = write(root, "usr/lib/modules/6.12/modules.dep", "x")
+    path.chmod(0o600)
+    normalise.normalise(root, epoch=EPOCH)
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
 def test_a_link_is_removed_and_not_its_target(root: Path) -> None:
     target = write(root, "srv/keep/file", "x")
     (root / "var/tmp").mkdir(parents=True)
