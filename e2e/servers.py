@@ -1,0 +1,137 @@
+"""Debian's own servers as containers on our images, one class each: Kea, BIND, PostgreSQL.
+
+Each is testcontainers' DockerContainer: `with KeaContainer(podman.image_of("gw"), ...) as kea:` begins when the server
+answers. What they get as configuration is complete, nothing of the image's own is read; what they write goes with them.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from testcontainers.core.container import DockerContainer, ExecConfig
+from testcontainers.core.wait_strategies import (
+    CompositeWaitStrategy,
+    ExecWaitStrategy,
+    LogMessageWaitStrategy,
+    PortWaitStrategy,
+)
+
+from services.common.errors import HostError
+
+KEA_FILE = "/etc/kea/backline.conf"
+KEA_SOCKET = "/run/kea/kea4-ctrl-socket"
+_KEA = f"install -d -m 0750 /run/kea /var/lib/kea && exec kea-dhcp4 -c {KEA_FILE}"
+_ASK_KEA = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as kea:
+    kea.connect(sys.argv[1])
+    kea.sendall(sys.argv[2].encode())
+    kea.shutdown(socket.SHUT_WR)
+    while piece := kea.recv(65536):
+        sys.stdout.buffer.write(piece)
+"""
+BIND_FILE = "/etc/bind/backline.conf"
+_BIND = f"install -d -o bind -g bind /run/named && exec named -g -u bind -c {BIND_FILE}"
+_BIND_OPTIONS = """\
+options {
+    directory "/var/cache/bind";
+    listen-on { any; };
+    listen-on-v6 { none; };
+    recursion no;
+    dnssec-validation no;
+};
+controls { };
+"""
+PASSWORD_FILE = "/etc/postgresql/backline-password"
+_POSTGRES = f"""\
+install -d -o postgres -g postgres -m 0700 /var/lib/postgresql/data
+install -d -o postgres -g postgres -m 0755 /run/postgresql
+bin=$(echo /usr/lib/postgresql/*/bin)
+as="setpriv --reuid=postgres --regid=postgres --init-groups --"
+$as "$bin/initdb" --pgdata=/var/lib/postgresql/data --username=postgres --pwfile={PASSWORD_FILE} --no-sync \\
+    --auth-local=peer --auth-host=scram-sha-256 --locale=C.UTF-8
+echo "host all all all scram-sha-256" >>/var/lib/postgresql/data/pg_hba.conf
+exec $as "$bin/postgres" -D /var/lib/postgresql/data -c listen_addresses=* -c fsync=off \\
+    -c unix_socket_directories=/run/postgresql
+"""
+
+
+class KeaContainer(DockerContainer):
+    """kea-dhcp4 with a control socket.
+
+    `configuration` is what stands under `Dhcp4`; what is absent there is added: the interface, UDP sockets (which hear
+    relays; raw ones need another capability), leases in memory, a log on standard output.
+    """
+
+    def __init__(self, image: str, configuration: Mapping[str, object]) -> None:
+        super().__init__(image)
+        whole = {
+            "interfaces-config": {"interfaces": ["eth0"], "dhcp-socket-type": "udp"},
+            "lease-database": {"type": "memfile", "persist": False},
+            "loggers": [{"name": "kea-dhcp4", "output-options": [{"output": "stdout"}], "severity": "INFO"}],
+            **configuration,
+            "control-socket": {"socket-type": "unix", "socket-name": KEA_SOCKET},
+        }
+        self.with_command(["sh", "-ec", _KEA])
+        self.with_copy_into_container(json.dumps({"Dhcp4": whole}).encode(), KEA_FILE)
+        self.waiting_for(LogMessageWaitStrategy("DHCP4_STARTED"))
+
+    def command(self, name: str, arguments: Mapping[str, object] | None = None) -> dict[str, Any]:
+        """Kea's answer to a command on the control socket: `result` (0 is success), `text`, `arguments`."""
+        asked = {"command": name, **({"arguments": arguments} if arguments is not None else {})}
+        answer: dict[str, Any] = json.loads(_run(self, ["python3", "-c", _ASK_KEA, KEA_SOCKET, json.dumps(asked)]))
+        return answer
+
+
+class BindContainer(DockerContainer):
+    """named, primary for `zones` (name → zone file); it answers on port 53, UDP and TCP."""
+
+    def __init__(self, image: str, zones: Mapping[str, str]) -> None:
+        super().__init__(image, ports=[53])
+        text = _BIND_OPTIONS
+        for number, (name, zone) in enumerate(zones.items()):
+            file = f"/etc/bind/zone-{number}"
+            text += f'zone "{name}" {{ type primary; file "{file}"; }};\n'
+            self.with_copy_into_container(zone.encode(), file)
+        self.with_copy_into_container(text.encode(), BIND_FILE)
+        self.with_command(["sh", "-ec", _BIND])
+        self.waiting_for(CompositeWaitStrategy(LogMessageWaitStrategy(r"running$"), PortWaitStrategy(53)))
+
+    def resolve(self, name: str, kind: str = "A") -> list[str]:
+        """The records that it answers with, as dig(1) prints them."""
+        return _run(self, ["dig", "+short", "+tries=1", "@127.0.0.1", name, kind]).splitlines()
+
+
+class PostgresContainer(DockerContainer):
+    """PostgreSQL with one superuser, `postgres`, with a new password each time; what it stores goes with it."""
+
+    def __init__(self, image: str) -> None:
+        super().__init__(image, ports=[5432])
+        self.password = secrets.token_hex(16)
+        self.with_copy_into_container(f"{self.password}\n".encode(), PASSWORD_FILE)
+        self.with_command(["sh", "-ec", _POSTGRES])
+        ready = ExecWaitStrategy(["pg_isready", "--quiet", "--host=127.0.0.1"])
+        self.waiting_for(CompositeWaitStrategy(LogMessageWaitStrategy("ready to accept connections"), ready))
+
+    def query(self, sql: str) -> str:
+        """What psql(1) of the image prints for a statement: rows of unaligned columns."""
+        argv = ["psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", "-c", sql]
+        return _run(self, argv, user="postgres")
+
+    def get_connection_url(self, driver: str = "") -> str:
+        """A URL for SQLAlchemy or libpq, through the mapped port."""
+        scheme = f"postgresql+{driver}" if driver else "postgresql"
+        where = f"{self.get_container_host_ip()}:{self.get_exposed_port(5432)}"
+        return f"{scheme}://postgres:{self.password}@{where}/postgres"
+
+
+def _run(container: DockerContainer, argv: list[str], *, user: str | None = None) -> str:
+    """What a program in a container prints, without its last newline. Raises HostError("containers.command")."""
+    done = container.exec(ExecConfig(argv, user=user))
+    text = done.output.decode(errors="replace").rstrip("\n")
+    if done.exit_code != 0:
+        raise HostError("containers.command", f"`{argv[0]}` ended with exit code {done.exit_code}: {text}")
+    return text
