@@ -22,7 +22,7 @@ import socket
 import subprocess
 import tarfile
 from collections.abc import Iterator
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,14 @@ from builder.versions import Ref
 from e2e.lab import Lab
 from e2e.roots import Roots
 from e2e.sandbox import Sandbox, entered_network
+from e2e.topology import mac_of
 from services.common import process
 from services.common.errors import HostError, MissingError
 
 HOME = "/run/lab/engine"
 """Where the engine keeps everything, as a path of its sandbox."""
+NETWORK = IPv4Network("10.88.0.0/16")
+"""The containers' own network; its first host is the engine, which is where the block's thread is."""
 # Raising a limit fails without CAP_SYS_RESOURCE, and engines raise these by default.
 CONFIGURATION = f"""\
 [containers]
@@ -57,6 +60,7 @@ image_copy_tmp_dir = "{HOME}/tmp"
 [network]
 network_backend = "netavark"
 network_config_dir = "{HOME}/networks"
+default_subnet = "{NETWORK}"
 """
 ENVIRONMENT = {"CONTAINERS_CONF": f"{HOME}/containers.conf", "TMPDIR": f"{HOME}/tmp", "HOME": HOME}
 SERVICE = (
@@ -127,7 +131,7 @@ class Engine:
         return self.sandbox.root / f"proc/{_pid(container)}/ns/net"
 
     def address_of(self, container: DockerContainer) -> IPv4Interface:
-        """The address of a running container in the engine's network, whose first host is the engine itself."""
+        """The address of a running container in the engine's network."""
         argv = ["nsenter", f"--net={self.network_of(container)}", "--", "ip", "--json", "-4", "address", "show", "eth0"]
         found = json.loads(process.run(argv).stdout)[0]["addr_info"][0]
         return IPv4Interface(f"{found['local']}/{found['prefixlen']}")
@@ -150,7 +154,10 @@ class Engine:
         port, card = f"c{name[:9]}-{number}", f"lan{number}"
         inside = self.network_of(container)
         switch = f"--net=/proc/{lab.sandbox.pid}/ns/net"
-        plug = f"link add {port} type veth peer name {card} netns {inside}\nlink set {port} master {bridge} up\n"
+        # The same address has the same card every time, so that what neighbours remember of it stays true.
+        mac = mac_of(f"{segment}/{interface.ip}", 0)
+        plug = f"link add {port} type veth peer name {card} address {mac} netns {inside}\n"
+        plug += f"link set {port} master {bridge} up\n"
         process.run(["nsenter", switch, "--", "ip", "-batch", "-"], stdin=plug)
         lab.journal.note("step", f"container {name} joins {segment} as {interface}")
         try:
