@@ -245,6 +245,7 @@ class Lab:
             for link in links
             if link["ifname"] in cards
             for info in link["addr_info"]
+            if info  # ip(8) prints `{}` for an address that its own filter leaves out, such as a link-local one
         ]
         return [address for _, address in sorted(rows, key=lambda row: row[0])]
 

@@ -11,6 +11,7 @@ import base64
 import contextlib
 import os
 import re
+import shlex
 import socket
 import subprocess
 import time
@@ -440,7 +441,7 @@ class Node:
         return port
 
     def get_wrapped_container(self) -> Node:
-        """Itself: it has `exec_run` and `attrs` as docker's containers have."""
+        """Itself: it has `status`, `attrs` and `reload` as docker's containers have."""
         return self
 
     def get_logs(self) -> tuple[bytes, bytes]:
@@ -455,9 +456,15 @@ class Node:
         """`running` or `exited`, docker's words."""
         return "running" if self.running else "exited"
 
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What strategies read of docker's `inspect`: the state, and as its health whether it is up."""
+        health = {"Status": "healthy" if self.ready else "starting"}
+        return {"State": {"Status": self.status, "Running": self.running, "Error": "", "Health": health}}
+
     def exec(self, command: str | list[str]) -> ExecResult:
-        """Run a program; a string goes to `sh -c`, as testcontainers' own containers do it."""
-        argv = ["sh", "-c", command] if isinstance(command, str) else command
+        """Run a program; a string is split into words, and no shell reads it, as with testcontainers' own."""
+        argv = shlex.split(command) if isinstance(command, str) else command
         done = self.run(argv, check=False)
         return ExecResult(done.returncode, (done.stdout + done.stderr).encode())
 
