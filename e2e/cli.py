@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from e2e.control import LabStatus
     from e2e.lab import Lab
     from e2e.registry import Record
+    from e2e.topology import Topology
 
 SUMMARY = "a whole hall on this machine, in containers: start it, look around, break it"
 PAGES = {"gw": (20210,), "rhfs": (20210,), "web": (20210,)}
@@ -141,6 +142,7 @@ def _up(arguments: argparse.Namespace) -> int:
     from contextlib import ExitStack
 
     from e2e import halls, topology
+    from e2e.capabilities import Capability, probe
     from e2e.control import ForwardRequest, serving
     from e2e.lab import Lab
     from services.common.progress import Progress
@@ -157,6 +159,7 @@ def _up(arguments: argparse.Namespace) -> int:
                 extract=arguments.extract,
                 journal=arguments.journal,
                 progress=progress,
+                netboot=Capability.QEMU in probe() and _has_rhfs(wanted),
             )
         )
         control = stack.enter_context(serving(lab))
@@ -171,6 +174,10 @@ def _up(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print("\nstopping the lab", file=sys.stderr, flush=True)
     return 0
+
+
+def _has_rhfs(wanted: Topology) -> bool:
+    return bool(wanted.seats()) and any(node.role == "rhfs" and node.hall for node in wanted.nodes.values())
 
 
 def _interrupt(number: int, frame: object) -> None:  # noqa: ARG001

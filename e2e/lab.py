@@ -58,7 +58,8 @@ class Lab:
     """A lab of `topology`.
 
     `hall` is what its nodes are told of the hall (a throwaway one when absent), `extract` forces extracted trees
-    instead of mounted ones, `journal` keeps the merged journal in a file, `settings` say where the store is.
+    instead of mounted ones, `journal` keeps the merged journal in a file, `settings` say where the store is. `netboot`
+    lets gw and rhfs serve a machine with a kernel of its own, even if the topology has none yet.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Lab:
         journal: Path | None = None,
         progress: Progress | None = None,
         found: Found | None = None,
+        netboot: bool = False,
     ) -> None:
         """Makes the namespaces and the network; nothing is powered on. Raises HostError("lan.capability")."""
         self.found = found or probe()
@@ -86,12 +88,12 @@ class Lab:
         self._stack = contextlib.ExitStack()
         self._journal_path = journal
         try:
-            self._open(settings or builder_settings.load(), extract=extract)
+            self._open(settings or builder_settings.load(), extract=extract, netboot=netboot)
         except BaseException:
             self._stack.close()
             raise
 
-    def _open(self, settings: Settings, *, extract: bool) -> None:
+    def _open(self, settings: Settings, *, extract: bool, netboot: bool) -> None:
         path = self._journal_path
         if path is None:
             descriptor, name = tempfile.mkstemp(prefix=f"backline-lan-{self.name}-", suffix=".journal")
@@ -117,7 +119,7 @@ class Lab:
         for node in self.nodes.values():
             if node.spec.role == "rhfs":
                 node.binds[STORE] = f"ro:{settings.store_path}"
-        self.netboot = self._plan_netboot(self.topology.nodes[name] for name in qemu)
+        self.netboot = self._plan_netboot((self.topology.nodes[name] for name in qemu), wanted=netboot)
         for node in self.nodes.values():
             if self.netboot and node.spec.role == "gw":
                 node.binds[self.netboot.folder] = f"ro:{self.netboot.stored}"
@@ -196,12 +198,15 @@ class Lab:
             self._backends[name] = FakeBackend()
         return self._backends[name]
 
-    def _plan_netboot(self, qemu: Iterable[topology.Node]) -> netboot_stand_in.Boot | None:
-        """What machines with a kernel of their own boot; None without any. Raises MissingError("lan.version")."""
+    def _plan_netboot(self, qemu: Iterable[topology.Node], *, wanted: bool) -> netboot_stand_in.Boot | None:
+        """What machines with a kernel of their own boot; None without any, unless they are `wanted` later.
+
+        Raises MissingError("lan.version").
+        """
         first = next((node for node in qemu if node.seat), None)
-        if first is None:
+        if first is None and not wanted:
             return None
-        ref = self.roots.find(first.role, first.version)
+        ref = self.roots.find(first.role, first.version) if first else self.roots.find("nfsroot")
         return netboot_stand_in.plan(self.topology, self.hall.data, self.roots.store, ref, mounted=STORE)
 
     def credentials_of(self, node: Node) -> dict[str, bytes]:
