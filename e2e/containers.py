@@ -33,6 +33,7 @@ from testcontainers.core.container import DockerContainer
 from builder import settings as builder_settings
 from builder.settings import Settings
 from builder.versions import Ref
+from e2e import cgroups
 from e2e.lab import Lab
 from e2e.roots import Roots
 from e2e.sandbox import Sandbox, entered_network
@@ -197,9 +198,14 @@ def _service(podman: Engine) -> Iterator[None]:
         running = sandbox.spawn(
             argv, cgroup="engine", env=ENVIRONMENT, stdin=listener.fileno(), stdout=output, stderr=output
         )
-    with process.running(running):
+    try:
         _ping(podman.socket, running, log)
         yield
+    finally:
+        # Not nsenter(1) before it: the orphan would be the host's init's, which may take its time to reap it, and until
+        # then the sandbox cannot end (pid_namespaces(7)).
+        cgroups.kill(sandbox.cgroup / "engine")
+        running.wait()
 
 
 def _ping(path: Path, running: subprocess.Popen[bytes], log: Path) -> None:
