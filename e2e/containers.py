@@ -76,6 +76,8 @@ SERVICE = (
 )
 # The socket is ours and listens before podman runs (sd_listen_fds(3)): the first answer is the readiness.
 _ACTIVATED = 'exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@"'
+# As root, podman keeps a cache of blobs in /var/lib/containers, whatever its storage; it does without where it cannot.
+_PROTECT = "mount --rbind /var/lib /var/lib && mount -o remount,bind,ro /var/lib"
 LIBPOD = "http://podman/v4.0.0/libpod/"
 SECONDS = 30.0
 LOOK = 0.05
@@ -189,6 +191,7 @@ def _service(podman: Engine) -> Iterator[None]:
     for folder in ("networks", "tmp"):
         (podman.folder / folder).mkdir(parents=True)
     (podman.folder / "containers.conf").write_text(CONFIGURATION)
+    sandbox.run(["sh", "-ec", _PROTECT])
     sandbox.make_cgroup("engine")
     log = podman.folder / "log"
     with log.open("wb") as output, socket.socket(socket.AF_UNIX) as listener:

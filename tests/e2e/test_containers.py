@@ -218,14 +218,23 @@ def test_the_block_is_in_the_network_of_the_engine_and_the_host_is_not(podman: E
 
 
 def test_an_engine_that_ends_leaves_everything_as_it_was(gw_settings: Settings) -> None:
+    ours = f"engine-{os.getpid()}-"  # others come and go on the same machine
+
     def state() -> tuple[object, ...]:
         return (
             {name: os.environ.get(name) for name in ("DOCKER_HOST", "TESTCONTAINERS_RYUK_DISABLED")},
             vars(testcontainers_config).copy(),
             Path("/proc/thread-self/ns/net").readlink(),
-            sorted(cgroups.left_behind()),
-            sorted(registry.labs()),
+            sorted(name for name in cgroups.left_behind() if name.startswith(ours)),
+            sorted(name for name in registry.labs() if name.startswith(ours)),
             Path("/proc/self/mounts").read_text(),
+            Path("/proc/1/net/dev").read_text().count(":"),
+            {
+                str(path): path.lstat().st_mtime_ns
+                for folder in ("/var/lib/containers", "/var/lib/cni", "/etc/cni", "/etc/containers")
+                for path in [Path(folder), *Path(folder).rglob("*")]
+                if path.exists()
+            },
         )
 
     before = state()
@@ -233,6 +242,13 @@ def test_an_engine_that_ends_leaves_everything_as_it_was(gw_settings: Settings) 
         with idle(podman.image_of("gw")):
             assert state() != before
     assert state() == before
+
+
+def test_an_engine_writes_nothing_where_the_host_keeps_things(podman: Engine) -> None:
+    name = f"/var/lib/backline-{podman.sandbox.name}"
+    done = podman.sandbox.run(["mkdir", name], check=False)
+    assert (done.returncode, Path(name).exists()) == (1, False)
+    assert "Read-only" in done.stderr
 
 
 def test_an_engine_whose_owner_is_killed_leaves_nothing(gw_settings: Settings) -> None:
