@@ -45,10 +45,12 @@ HOME = "/run/lab/engine"
 """Where the engine keeps everything, as a path of its sandbox."""
 NETWORK = IPv4Network("10.88.0.0/16")
 """The containers' own network; its first host is the engine, which is where the block's thread is."""
-# Raising a limit fails without CAP_SYS_RESOURCE, and engines raise these by default.
+# Raising a limit fails without CAP_SYS_RESOURCE, and podman raises these by default. From podman 5 on, ping needs to be
+# allowed, and a container that does not answer SIGTERM is waited for, 10 s by default, even if it is removed by force.
 CONFIGURATION = f"""\
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+default_sysctls = ["net.ipv4.ping_group_range=0 0"]
 pids_limit = 0
 log_driver = "k8s-file"
 
@@ -57,6 +59,7 @@ cgroup_manager = "cgroupfs"
 events_logger = "none"
 runtime = "runc"
 image_copy_tmp_dir = "{HOME}/tmp"
+stop_timeout = 0
 
 [network]
 network_backend = "netavark"
