@@ -102,6 +102,7 @@ def script(boot: Boot) -> str:
         f"backline.roothash={boot.root_hash}",
         f"backline.role={boot.ref.role}",
         f"backline.version={boot.ref.version}",
+        "systemd.hostname=${hostname}",  # iPXE's, from Kea's reservation
         *serial.COMMAND_LINE,
     ]
     return (

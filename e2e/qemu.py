@@ -30,11 +30,10 @@ from e2e.roots import Roots
 from e2e.sandbox import Sandbox
 from services.common.errors import BacklineError, HostError
 
-PROCESSORS = 2
 # With cx16 Debian's kernels die in random double faults under TCG of QEMU 7.2. With erms and fsrm they clear and copy
 # memory by bytes (`rep stosb`, `rep movsb`), which TCG does one by one: the kernel spent most of a start there.
-EMULATED = ("-accel", "tcg,thread=multi", "-cpu", "max,-cx16,-erms,-fsrm")
-VIRTUALISED = ("-accel", "kvm", "-cpu", "host")
+EMULATED = ("-accel", "tcg,thread=multi", "-cpu", "max,-cx16,-erms,-fsrm", "-smp", "2")
+VIRTUALISED = ("-accel", "kvm", "-cpu", "host", "-smp", "2")
 VARIABLES = "uefi-variables.fd"
 _CHUNK = 1 << 16
 
@@ -45,7 +44,7 @@ def arguments(order: Order, *, home: str, kvm: bool, control: int, console: int,
     argv = ["qemu-system-x86_64", "-name", order.name, "-nodefaults", "-no-user-config"]
     # graphics=off: SeaBIOS, and with it iPXE, writes to the serial port what else is on the screen.
     argv += ["-machine", "q35,graphics=off", "-display", "none", "-vga", "none"]
-    argv += [*(VIRTUALISED if kvm else EMULATED), "-smp", str(PROCESSORS), "-m", str(spec.memory)]
+    argv += [*(VIRTUALISED if kvm else EMULATED), "-m", str(spec.memory)]
     argv += ["-chardev", f"socket,id=control,fd={control}", "-mon", "chardev=control,mode=control"]
     argv += ["-chardev", f"socket,id=console,fd={console}", "-serial", "chardev:console"]
     if spec.firmware == "uefi":

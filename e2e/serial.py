@@ -18,7 +18,8 @@ COMMAND_LINE = ("console=ttyS0", "loglevel=4", "systemd.journald.forward_to_cons
 """What to put on a kernel's command line so that `fields` understands its console."""
 # ECMA-48: control sequences (CSI), other escapes, and control characters that are no end of a line.
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-Z\\-_c]|[\x00-\x09\x0b\x0c\x0e-\x1f\x7f]")
-_FORWARDED = re.compile(r"\[ *\d+\.\d{6}\] (?P<program>[^\s\[]+)\[(?P<pid>\d+)\]: (?P<text>.*)")
+# Not only at the start of a line: a prompt or a notice before it may have had no end.
+_FORWARDED = re.compile(r"\[ *\d+\.\d{6}\] (?P<program>[^\s\[]+)\[(?P<pid>\d+)\]: (?P<text>.*)$")
 _UNIT = re.compile(
     r"(?P<unit>[\w:.@\\-]+\.(?:service|socket|mount|swap|automount|device|target|timer|path|scope|slice)): (?P<text>.*)"
 )
@@ -53,7 +54,7 @@ class Lines:
 def fields(line: str) -> dict[str, str]:
     """A journal entry of a line. Failures of units and core dumps get the MESSAGE_ID that journald gave them."""
     found = {"MESSAGE": line, "BACKLINE_KIND": "console", "SYSLOG_IDENTIFIER": "console", "PRIORITY": "6"}
-    forwarded = _FORWARDED.fullmatch(line)
+    forwarded = _FORWARDED.search(line)
     if forwarded is None:
         return found
     found |= {"SYSLOG_IDENTIFIER": forwarded["program"], "SYSLOG_PID": forwarded["pid"]}
@@ -70,5 +71,5 @@ def fields(line: str) -> dict[str, str]:
 
 def is_finished(line: str) -> bool:
     """Whether this line says that the machine has reached its default target."""
-    forwarded = _FORWARDED.fullmatch(line)
+    forwarded = _FORWARDED.search(line)
     return forwarded is not None and forwarded["program"] == "systemd" and bool(_FINISHED.match(forwarded["text"]))

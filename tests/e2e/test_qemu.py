@@ -121,6 +121,7 @@ def test_only_the_manager_itself_says_what_failed(line: str) -> None:
 def test_the_start_is_finished_when_the_root_has_its_target_not_the_initrd() -> None:
     whole = "Startup finished in 2s (kernel) + 15.9s (initrd) + 1min 3s (userspace) = 1min 21s."
     assert serial.is_finished(f"[   81.000001] systemd[1]: {whole}")
+    assert serial.is_finished(f"seat login: [   81.000001] systemd[1]: {whole}")
     assert not serial.is_finished(
         "[   17.000001] systemd[1]: Startup finished in 2s (kernel) + 15.9s (userspace) = 18s."
     )
