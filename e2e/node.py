@@ -569,13 +569,14 @@ class Node:
         deadline: float | None = None,
         units: bool = True,
     ) -> None:
-        end = time.monotonic() + seconds if deadline is None else deadline
+        began = time.monotonic()
+        end = began + seconds if deadline is None else deadline
         while not look():
             self._check_alive(what)
             if units and not self.ready:
                 self._check_units(what)
             if time.monotonic() >= end:
-                raise self._late(what, seconds)
+                raise self._late(what, round(end - began, 1))
             self.lab.journal.pause(min(LOOK, max(0.0, end - time.monotonic())))
 
     def _late(self, what: str, seconds: float) -> WaitFailed:

@@ -55,6 +55,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "needs(*names): capabilities of this machine, by their names (`backline lan probe`)"
     )
+    if config.getoption("--without"):
+        from e2e.capabilities import Capability
+
+        known = [one.value for one in Capability]
+        for name in config.getoption("--without").split(","):
+            if name not in known:
+                raise pytest.UsageError(f"--without: no capability {name!r}; there are: {', '.join(known)}")
     if config.getoption("--lan-seed") is None:
         config.option.lan_seed = random.SystemRandom().randrange(2**32)
 

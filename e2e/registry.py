@@ -109,6 +109,8 @@ def find(name: str | None) -> Record:
     """The lab of that name, or the only one. Raises MissingError("lan.none"), UsageError("lan.which")."""
     alive = {key: record for key, record in labs().items() if record.alive}
     if name is None:
+        # A sandbox of something else than a lab (an engine of containers, a probe) has no topology.
+        alive = {key: record for key, record in alive.items() if record.topology}
         if len(alive) > 1:
             raise UsageError("lan.which", f"which lab: {', '.join(alive)}?", hint="--lab NAME")
         if not alive:
