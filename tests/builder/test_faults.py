@@ -141,6 +141,11 @@ def processes_below(folder: str) -> list[str]:
     return found
 
 
+def has_started(build: subprocess.Popen[str], work: Path) -> bool:
+    """Whether the script of the build runs: its working folder is in memory that only the build itself sees."""
+    return any(Path(f"/proc/{build.pid}/root{work}").glob("*/final-tiny/ws/*/root/etc/started"))
+
+
 def wait_until(condition: object, *, seconds: float) -> bool:
     assert callable(condition)
     deadline = time.monotonic() + seconds
@@ -156,7 +161,7 @@ def test_a_killed_build_leaves_nothing_and_the_next_one_succeeds(checkout: Path,
     shop = tiny.open_shop(checkout, tmp_path / "store")
     work = shop.settings.cache_path / "work"
     with start_build(checkout, tmp_path / "store") as build:
-        assert wait_until(lambda: any(work.glob("*/final-tiny/ws/*/root/etc/started")), seconds=60), "never started"
+        assert wait_until(lambda: has_started(build, work), seconds=60), "never started"
         build.send_signal(signal.SIGKILL)
         build.wait()
     assert wait_until(lambda: not processes_below(str(work)), seconds=10), processes_below(str(work))
@@ -172,7 +177,7 @@ def test_an_interrupted_build_says_so_and_leaves_nothing(checkout: Path, tmp_pat
     tiny.write_script(checkout, "touch /etc/started\nsleep 300")
     work = tiny.open_shop(checkout, tmp_path / "store").settings.cache_path / "work"
     with start_build(checkout, tmp_path / "store") as build:
-        assert wait_until(lambda: any(work.glob("*/final-tiny/ws/*/root/etc/started")), seconds=60), "never started"
+        assert wait_until(lambda: has_started(build, work), seconds=60), "never started"
         build.send_signal(signal.SIGINT)
         build.communicate(timeout=30)
     assert build.returncode != 0
@@ -185,7 +190,7 @@ def test_the_second_of_two_builds_waits_and_says_so(checkout: Path, tmp_path: Pa
     store = tmp_path / "store"
     work = tiny.open_shop(checkout, store).settings.cache_path / "work"
     with start_build(checkout, store) as first:
-        assert wait_until(lambda: any(work.glob("*/final-tiny/ws/*/root/etc/started")), seconds=60), "never started"
+        assert wait_until(lambda: has_started(first, work), seconds=60), "never started"
         with start_build(checkout, store) as second:
             output, messages = second.communicate(timeout=120)
         first_output, _ = first.communicate(timeout=120)
