@@ -1,15 +1,17 @@
 """Takes out of a finished tree what would differ from build to build or must not be in an image, and proves it.
 
-Two tables: what is removed, with its reason, and what is refused by content (private keys, `secret "` lines). A key
-inside a file that a package ships byte for byte is public, and no secret; one that a script generated is, and the build
-fails with its path. Nothing of an id, a host or a hall is written into a tree.
+Tables: what is removed, with its reason, what is made alike, and what is refused by content (private keys, `secret "`
+lines). A key inside a file that a package ships byte for byte is public, and no secret; one that a script generated is,
+and the build fails with its path. Nothing of an id, a host or a hall is written into a tree.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,10 +52,17 @@ REMOVED = {
     "root/.*history": "history",
     "root/.cache": "cache",
     "boot/*.dpkg-*": "backup made by dpkg",
+    "usr/lib/mono/aot-cache": "compiled at installation, with random ids",
+    "usr/lib/pypy3*/**/__pycache__": "compiled at installation, in the order of a hash seed",
     "usr/lib/x86_64-linux-gnu/faketime": "only there while `build check` shifts the clock",
 }
 # Files that the build itself makes, outside of any package, with the umask that it happens to have: mkosi's depmod.
 _READABLE = ("usr/lib/modules/*/modules.*",)
+# Links that update-alternatives makes anew, or not, as packages come in one transaction or in layers.
+_ALTERNATIVES = "etc/alternatives"
+_PROGRAMS = ("usr/bin", "usr/sbin")
+# Where ca-certificates-java collects the certificates of all authorities, each with the time it was added.
+_KEYSTORE = "etc/ssl/certs/java/cacerts"
 # Folders that a package made below an emptied one and that its daemon expects; tmpfiles.d makes the others.
 _KEPT_BELOW = ("var/log", "var/cache", "var/lib/apt")
 
@@ -100,6 +109,8 @@ def normalise(root: Path, *, epoch: int) -> Report:
     for name in ("var/lib/ucf/hashfile", "var/lib/ucf/registry", "var/lib/dpkg/triggers/File"):
         _sort_lines(root / name)
     clamp(root, epoch)
+    _alternatives(root, epoch)
+    _keystore(root / _KEYSTORE, epoch)
     return report
 
 
@@ -109,6 +120,55 @@ def _dangling(folder: Path, report: Report) -> None:
         if path.is_symlink() and not path.readlink().is_absolute() and not path.exists():
             report.removed.setdefault("link to a certificate made by a script", []).append(path.name)
             path.unlink()
+
+
+def _alternatives(root: Path, epoch: int) -> None:
+    """Date the links of update-alternatives alike: their own times tell which package came first."""
+    folders = [root / _ALTERNATIVES, *(root / name for name in _PROGRAMS)]
+    for path in (path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_symlink()):
+        if path.parent == folders[0] or str(path.readlink()).startswith(f"/{_ALTERNATIVES}/"):
+            os.utime(path, (epoch, epoch), follow_symlinks=False)
+
+
+def _keystore(path: Path, epoch: int) -> None:
+    """Date every certificate of a Java key store with the epoch. Raises BacklineError("image.keystore")."""
+    if not path.is_file():
+        return
+    info = path.stat()
+    try:
+        content = _dated(path.read_bytes(), epoch)
+    except (struct.error, ValueError) as error:
+        raise BacklineError("image.keystore", f"{_KEYSTORE} is no key store of certificates: {error}") from error
+    path.write_bytes(content)
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+def _dated(data: bytes, epoch: int) -> bytes:
+    """A Java key store (JKS, version 2, the usual password) in the order of its names, every entry dated `epoch`.
+
+    The format is that of the JDK's `sun.security.provider.JavaKeyStore`: entries, then a SHA-1 over the password in
+    UTF-16, a fixed phrase and the entries.
+    """
+    magic, version, count = struct.unpack_from(">III", data)
+    if (magic, version) != (0xFEEDFEED, 2):
+        raise ValueError("not JKS of version 2")
+    entries, at = [], 12
+    for _ in range(count):
+        begin = at
+        tag, length = struct.unpack_from(">IH", data, at)
+        if tag != 2:
+            raise ValueError("it holds more than certificates")
+        dated = at + 6 + length
+        at = dated + 8
+        for form in (">H", ">I"):  # the kind of certificate, the certificate
+            (length,) = struct.unpack_from(form, data, at)
+            at += struct.calcsize(form) + length
+        entries.append(data[begin:dated] + struct.pack(">Q", epoch * 1000) + data[dated + 8 : at])
+    body = data[:12] + b"".join(sorted(entries))
+    seal = hashlib.sha1("changeit".encode("utf-16-be") + b"Mighty Aphrodite" + body, usedforsecurity=False).digest()
+    if len(data) != at + len(seal):
+        raise ValueError("it does not end where its entries do")
+    return body + seal
 
 
 def _keeps(root: Path, path: Path, pattern: str) -> bool:
@@ -204,8 +264,6 @@ class SecretScanner:
 
 def _shipped(root: Path, path: str) -> bool:
     """Whether a package of the tree ships `path` with exactly these bytes (dpkg's md5sums), or a wheel does."""
-    import hashlib
-
     if path.startswith("usr/lib/backline/site/"):
         return True
     digest = hashlib.md5((root / path).read_bytes(), usedforsecurity=False).hexdigest()

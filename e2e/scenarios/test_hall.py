@@ -49,6 +49,12 @@ def test_a_name_of_two_cards_leads_to_both(lab: Lab) -> None:
         assert address in lab["web"].succeeds("getent", "ahostsv4", name)
 
 
+@pytest.mark.parametrize(("address", "card"), [("192.168.1.10", "host0"), ("192.168.1.11", "host1")])
+def test_a_server_of_two_cards_answers_by_the_one_that_was_asked(lab: Lab, address: str, card: str) -> None:
+    for there in ("192.168.1.100", "203.0.113.9"):
+        assert f" dev {card} " in lab["rhfs01"].succeeds("ip", "route", "get", there, "from", address)
+
+
 def test_seats_reach_each_other_across_the_trunk(lab: Lab) -> None:
     one, two = seats(lab)
     assert {lab.network.cables(seat.name)[0].segment for seat in (one, two)} == {"server-room", "room-1"}

@@ -10,7 +10,8 @@ locale.conf(5), keyboard(5).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -35,6 +36,7 @@ IMAGE_LINKS = (HOSTS, LOCALTIME, LOCALE, KEYBOARD)
 
 _HEADER = "# From hall.toml, by backline-hall.service: changes here are lost.\n"
 _ANY_PORT = "host0 en* eth*"
+_TABLES = 100  # the routing table of a host's first card, where several are in one network; the next has the next
 _NO_KINDS = "!bridge vlan bond vxlan"  # a VLAN or bridge has the MAC of the port below it
 
 
@@ -134,14 +136,32 @@ def _networkd(hall: Hall, identity: Identity, host: Host | None) -> Mapping[str,
         return {"10-backline-hall-dhcp.network": _dhcp_network(keep=identity.seat)}
     routed = False
     files = {}
+    cards = Counter(name for nic in host.nics for name in nic.addresses)
     for index, nic in enumerate(host.nics):
         networks = [hall.networks[name] for name in nic.addresses]
         gateway = next((net.gateway for net in networks if net.gateway not in (None, *nic.addresses.values())), None)
         if identity.role == "gw" or routed:  # gw's way out is upstream; one default route is enough
             gateway = None
         routed = routed or gateway is not None
-        files[f"10-backline-hall-{index}.network"] = _static_network(hall, host, nic, index, gateway)
+        files[f"10-backline-hall-{index}.network"] = _static_network(
+            hall, host, nic, index, gateway, _ways_back(hall, nic, index, [n for n in nic.addresses if cards[n] > 1])
+        )
     return files
+
+
+def _ways_back(hall: Hall, nic: Nic, index: int, shared: Sequence[str]) -> Iterator[Section]:
+    """Answers leave by the card that was asked, where several cards are in one network: each has its own routing table.
+
+    So both cards carry their share, a seat's traffic stays on its switch, and a pulled cable costs one address only.
+    """
+    table = str(_TABLES + index)
+    for name in shared:
+        network, address = hall.networks[name], nic.addresses[name]
+        yield "RoutingPolicyRule", [("From", str(address)), ("Table", table)]
+        near = [("Destination", str(network.cidr)), ("Scope", "link")]
+        yield "Route", [*near, ("PreferredSource", str(address)), ("Table", table)]
+        if network.gateway not in (None, address):
+            yield "Route", [("Gateway", str(network.gateway)), ("PreferredSource", str(address)), ("Table", table)]
 
 
 def _match(nic: Nic, index: int, *, alone: bool) -> Section:
@@ -152,7 +172,9 @@ def _match(nic: Nic, index: int, *, alone: bool) -> Section:
     return "Match", [("Name", _ANY_PORT if alone else f"host{index} eth{index}"), ("Type", "ether")]
 
 
-def _static_network(hall: Hall, host: Host, nic: Nic, index: int, gateway: IPv4Address | None) -> str:
+def _static_network(
+    hall: Hall, host: Host, nic: Nic, index: int, gateway: IPv4Address | None, ways_back: Iterable[Section]
+) -> str:
     network = [("LinkLocalAddressing", "no"), ("IPv6AcceptRA", "no"), ("LLDP", "yes")]
     dhcp: list[tuple[str, str]] = []
     link: list[tuple[str, str]] = []
@@ -161,7 +183,7 @@ def _static_network(hall: Hall, host: Host, nic: Nic, index: int, gateway: IPv4A
     if gateway is not None:
         network.append(("Gateway", str(gateway)))
     if len(host.nics) > 1:
-        # Answers leave by the default route or the first interface of a network that both are in.
+        # What others send to the second address may come from where only the first has a route.
         network.append(("IPv4ReversePathFilter", "loose"))
     if nic.upstream and hall.upstream is not None:
         upstream = hall.upstream
@@ -177,7 +199,8 @@ def _static_network(hall: Hall, host: Host, nic: Nic, index: int, gateway: IPv4A
         link = [("RequiredForOnline", "no")]  # the hall works without the world
     else:
         network.append(("ConfigureWithoutCarrier", "yes"))  # daemons bind their address while the switch is off
-    return _ini(_match(nic, index, alone=len(host.nics) == 1), ("Link", link), ("Network", network), ("DHCPv4", dhcp))
+    match = _match(nic, index, alone=len(host.nics) == 1)
+    return _ini(match, ("Link", link), ("Network", network), ("DHCPv4", dhcp), *ways_back)
 
 
 def _dhcp_network(*, keep: bool) -> str:

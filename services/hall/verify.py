@@ -30,6 +30,8 @@ _NETWORK: dict[str, set[str]] = {
         "LLDP",
         "LinkLocalAddressing",
     },
+    "Route": {"Destination", "Gateway", "PreferredSource", "Scope", "Table"},
+    "RoutingPolicyRule": {"From", "Table"},
     "DHCPv4": {"ClientIdentifier", "UseDNS", "UseDomains", "UseHostname", "UseNTP"},
 }
 _RESOLVED: dict[str, set[str]] = {

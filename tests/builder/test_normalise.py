@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import struct
 import time
 from pathlib import Path
 
@@ -332,3 +333,54 @@ def test_a_normal_tree_is_clean(root: Path) -> None:
         write(root, sample(pattern), "x")
     normalise.normalise(root, epoch=EPOCH)
     normalise.assert_clean(root)
+
+
+# What is dated alike
+
+
+def keystore(entries: list[tuple[str, int, bytes]], *, tag: int = 2) -> bytes:
+    """A Java key store of certificates: alias, time in milliseconds, DER; as the JDK writes it."""
+    body = struct.pack(">III", 0xFEEDFEED, 2, len(entries))
+    for alias, when, der in entries:
+        body += struct.pack(">IH", tag, len(alias)) + alias.encode() + struct.pack(">Q", when)
+        body += struct.pack(">H", 5) + b"X.509" + struct.pack(">I", len(der)) + der
+    password = "changeit".encode("utf-16-be")
+    return body + hashlib.sha1(password + b"Mighty Aphrodite" + body, usedforsecurity=False).digest()
+
+
+def test_a_keystore_differs_by_its_certificates_alone(root: Path) -> None:
+    made = []
+    for now, entries in ((1_790_000_000_123, ["one", "two"]), (1_790_000_777_456, ["two", "one"])):
+        path = write(root, "etc/ssl/certs/java/cacerts", "")
+        path.write_bytes(keystore([(alias, now, alias.encode() * 400) for alias in entries]))
+        normalise.normalise(root, epoch=EPOCH)
+        made.append(path.read_bytes())
+    assert made[0] == made[1]
+    assert made[0] == keystore([(alias, EPOCH * 1000, alias.encode() * 400) for alias in ("one", "two")])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"PK\x03\x04 some other format",
+        keystore([("a", 1, b"x")], tag=1),
+        keystore([("a", 1, b"x")]) + b"more",
+        b"short",
+    ],
+    ids=["format", "private key", "tail", "short"],
+)
+def test_a_keystore_of_another_kind_is_refused(root: Path, content: bytes) -> None:
+    write(root, "etc/ssl/certs/java/cacerts", "").write_bytes(content)
+    with pytest.raises(BacklineError) as caught:
+        normalise.normalise(root, epoch=EPOCH)
+    assert caught.value.code == "image.keystore"
+
+
+def test_links_of_alternatives_are_dated_alike_and_others_keep_their_time(root: Path) -> None:
+    links = {"etc/alternatives/editor": "/bin/nano", "usr/bin/editor": "/etc/alternatives/editor", "usr/bin/sh": "dash"}
+    for name, target in links.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).symlink_to(target)
+        os.utime(root / name, (EPOCH - 500, EPOCH - 500), follow_symlinks=False)
+    normalise.normalise(root, epoch=EPOCH)
+    assert [int((root / name).lstat().st_mtime) for name in links] == [EPOCH, EPOCH, EPOCH - 500]

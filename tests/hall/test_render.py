@@ -65,6 +65,21 @@ def test_a_server_of_two_interfaces_has_one_default_route_and_a_loose_reverse_pa
     assert all(values(ini, "Network", "IPv4ReversePathFilter") == ["loose"] for ini in found)
 
 
+def test_answers_leave_by_the_card_that_was_asked() -> None:
+    first, second = networks("rhfs", "rhfs01")
+    assert values(second, "RoutingPolicyRule", "From") == ["192.168.1.11"]
+    assert values(second, "Route", "Destination") == ["192.168.0.0/23"]
+    assert values(second, "Route", "Gateway") == ["192.168.1.254"]
+    assert set(values(second, "Route", "PreferredSource")) == {"192.168.1.11"}
+    tables = [set(values(ini, "Route", "Table") + values(ini, "RoutingPolicyRule", "Table")) for ini in (first, second)]
+    assert [len(table) for table in tables] == [1, 1]
+    assert tables[0] != tables[1]
+
+
+def test_cards_in_networks_of_their_own_need_no_tables() -> None:
+    assert all("Route" not in ini and "RoutingPolicyRule" not in ini for ini in networks("gw", "gw"))
+
+
 def test_an_interface_with_a_mac_is_recognised_by_it() -> None:
     (ini,) = networks("web", "web", hall((WEB, f'{WEB}\nmac = "{MAC}"')))
     assert values(ini, "Match", "MACAddress") == [MAC]
