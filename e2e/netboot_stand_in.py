@@ -67,9 +67,6 @@ def kea(configuration: str, boot: Boot) -> str:
     """A Kea configuration with what network boots are told (RFC 4578 for option 93, iPXE's "DHCP options" for 175)."""
     loaded = json.loads(configuration)
     dhcp = loaded["Dhcp4"]
-    # With an address: else Kea listens once for each that the interface has, and answers every question that often.
-    listening = dhcp["interfaces-config"]
-    listening["interfaces"] = [f"{name}/{boot.gateway}" for name in listening["interfaces"]]
     for subnet in dhcp["subnet4"]:
         subnet["next-server"] = str(boot.gateway)
     dhcp["option-def"] = [

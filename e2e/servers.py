@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import secrets
+import tempfile
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 from testcontainers.core.container import DockerContainer, ExecConfig
 from testcontainers.core.wait_strategies import (
@@ -59,7 +61,39 @@ exec $as "$bin/postgres" -D /var/lib/postgresql/data -c listen_addresses=* -c fs
 """
 
 
-class KeaContainer(DockerContainer):
+class _Server(DockerContainer):
+    """A container with files of the host's, read-only.
+
+    Not with_copy_into_container: podman's PUT of an archive ends in "broken pipe" now and then, as its reader does not
+    wait for the padding of a tar (containers/buildah issue 6573).
+    """
+
+    def __init__(self, image: str, *, ports: list[int] | None = None) -> None:
+        super().__init__(image, ports=ports)
+        self._folder = tempfile.TemporaryDirectory(prefix="backline-server-")
+
+    def with_file(self, path: str, text: str) -> None:
+        """Let the server find a file, which everybody in its container may read."""
+        source = Path(self._folder.name) / str(len(self.volumes))
+        source.write_text(text)
+        source.chmod(0o644)
+        self.with_volume_mapping(source, path, "ro")
+
+    def start(self) -> Self:
+        """Start it, and wait until it answers. What testcontainers raises leaves no files behind."""
+        try:
+            return super().start()
+        except BaseException:
+            self._folder.cleanup()
+            raise
+
+    def stop(self, *args: Any, **kwargs: Any) -> None:
+        """End it and forget its files."""
+        super().stop(*args, **kwargs)
+        self._folder.cleanup()
+
+
+class KeaContainer(_Server):
     """kea-dhcp4 with a control socket.
 
     `configuration` is what stands under `Dhcp4`; what is absent there is added: the interface, UDP sockets (which hear
@@ -76,7 +110,7 @@ class KeaContainer(DockerContainer):
             "control-socket": {"socket-type": "unix", "socket-name": KEA_SOCKET},
         }
         self.with_command(["sh", "-ec", _KEA])
-        self.with_copy_into_container(json.dumps({"Dhcp4": whole}).encode(), KEA_FILE)
+        self.with_file(KEA_FILE, json.dumps({"Dhcp4": whole}))
         self.waiting_for(LogMessageWaitStrategy("DHCP4_STARTED"))
 
     def command(self, name: str, arguments: Mapping[str, object] | None = None) -> dict[str, Any]:
@@ -86,7 +120,7 @@ class KeaContainer(DockerContainer):
         return answer
 
 
-class BindContainer(DockerContainer):
+class BindContainer(_Server):
     """named, primary for `zones` (name → zone file); it answers on port 53, UDP and TCP."""
 
     def __init__(self, image: str, zones: Mapping[str, str]) -> None:
@@ -95,8 +129,8 @@ class BindContainer(DockerContainer):
         for number, (name, zone) in enumerate(zones.items()):
             file = f"/etc/bind/zone-{number}"
             text += f'zone "{name}" {{ type primary; file "{file}"; }};\n'
-            self.with_copy_into_container(zone.encode(), file)
-        self.with_copy_into_container(text.encode(), BIND_FILE)
+            self.with_file(file, zone)
+        self.with_file(BIND_FILE, text)
         self.with_command(["sh", "-ec", _BIND])
         self.waiting_for(CompositeWaitStrategy(LogMessageWaitStrategy(r"running$"), PortWaitStrategy(53)))
 
@@ -105,13 +139,13 @@ class BindContainer(DockerContainer):
         return _run(self, ["dig", "+short", "+tries=1", "@127.0.0.1", name, kind]).splitlines()
 
 
-class PostgresContainer(DockerContainer):
+class PostgresContainer(_Server):
     """PostgreSQL with one superuser, `postgres`, with a new password each time; what it stores goes with it."""
 
     def __init__(self, image: str) -> None:
         super().__init__(image, ports=[5432])
         self.password = secrets.token_hex(16)
-        self.with_copy_into_container(f"{self.password}\n".encode(), PASSWORD_FILE)
+        self.with_file(PASSWORD_FILE, f"{self.password}\n")
         self.with_command(["sh", "-ec", _POSTGRES])
         ready = ExecWaitStrategy(["pg_isready", "--quiet", "--host=127.0.0.1"])
         self.waiting_for(CompositeWaitStrategy(LogMessageWaitStrategy("ready to accept connections"), ready))

@@ -59,10 +59,11 @@ def seat_addresses(topology: Topology, hall: Hall) -> dict[str, IPv4Address]:
     return dict(zip(topology.seats(), free, strict=False))
 
 
-def kea(topology: Topology, hall: Hall, *, interface: str = "host0", boot: Mapping[str, str] | None = None) -> str:
+def kea(topology: Topology, hall: Hall) -> str:
     """A Kea DHCPv4 configuration with a reservation for every seat; strangers get the range of aliens, if there is one.
 
-    `boot` adds `next-server` and `boot-file-name` and the like to the hall's subnet.
+    It listens on one address of gw's first card: with a bare interface Kea listens once for each that the card has, and
+    answers every question that often.
     """
     found = hall.network_for(Purpose.USERS)
     assert found is not None, "a hall with seats has a range of users"
@@ -90,11 +91,10 @@ def kea(topology: Topology, hall: Hall, *, interface: str = "host0", boot: Mappi
         "reservations-in-subnet": True,
         "pools": [{"pool": f"{spare[0]} - {spare[-1]}"}] if spare else [],
         "option-data": [{"name": name, "data": data} for name, data in options.items()],
-        **(boot or {}),
     }
     configuration = {
         "Dhcp4": {
-            "interfaces-config": {"interfaces": [interface], "service-sockets-max-retries": 100},
+            "interfaces-config": {"interfaces": [f"host0/{gateway}"], "service-sockets-max-retries": 100},
             "lease-database": {"type": "memfile", "persist": True, "name": "/var/lib/kea/kea-leases4.csv"},
             "valid-lifetime": LEASE_SECONDS,
             "authoritative": True,
