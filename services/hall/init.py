@@ -45,9 +45,9 @@ def config_folder() -> Path:
 
 def _run(arguments: argparse.Namespace) -> int:
     from services.common.errors import UsageError
+    from services.common.names import domain_problem, label_problem
     from services.hall import ca
     from services.hall.host import host_errors
-    from services.hall.rules import domain_problem, label_problem
 
     for option, problem in (("--name", label_problem(arguments.name)), ("--domain", domain_problem(arguments.domain))):
         if problem:

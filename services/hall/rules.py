@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from services.common.addresses import Range, misfit, overlapping, unusable
 from services.common.errors import InputError
+from services.common.names import domain_problem, label_problem
 from services.common.signing import valid_name
 from services.common.toml import KeyPath
 from services.hall import keys
-from services.hall.addresses import Range, misfit, overlapping, unusable
 from services.hall.schema import Hall, Host, Method, Network, Nic, Purpose
 
-_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _INTERFACE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")  # IFNAMSIZ is 16 with its NUL
 _NETWORK = re.compile(r"[a-z][a-z0-9-]{0,30}")
@@ -37,34 +37,6 @@ class Mistake:
     keypath: KeyPath
     message: str
     hint: str | None = None
-
-
-def label_problem(name: str) -> str | None:
-    """Why `name` cannot be a host name or alias (RFC 952, RFC 1123 section 2.1), or None."""
-    if _LABEL.fullmatch(name):
-        return None
-    if "_" in name:
-        return f"{name!r} has an underscore, which no host name may have: resolvers and browsers refuse it"
-    if name != name.lower():
-        return f"{name!r} has capital letters; write it in lower case"
-    if "." in name:
-        return f"{name!r} has a dot; the domain is added to it"
-    if len(name) > 63:
-        return f"{name!r} has {len(name)} letters; a label has 63 at most"
-    return f"{name!r} is not a host name: letters, digits and hyphens, no hyphen at either end"
-
-
-def domain_problem(name: str) -> str | None:
-    """Why `name` cannot be the domain of a hall, or None."""
-    if not name or len(name) > 253:
-        return f"{name!r} is not a domain"
-    for label in name.split("."):
-        if problem := label_problem(label):
-            return f"{name!r} is not a domain: {problem}"
-    last = name.rpartition(".")[2]
-    if last in ("local", "localhost"):
-        return f"{name!r} ends in {last}, which is not served by DNS (RFC 6761, RFC 6762)"
-    return f"{name!r} is not a domain: it ends in a number" if last.isdigit() else None
 
 
 def time_zone_exists(name: str) -> bool:

@@ -14,8 +14,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from services.common.addresses import Range
 from services.common.signing import PublicKey, Signer
-from services.hall.addresses import Range
 
 
 def about(text: str) -> Meta:

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Interface, ip_address
 
 from services.common.errors import BacklineError, InputError
+from services.common.names import label_problem
 from services.common.signing import parse_signers
 from services.hall import keys, render
 from services.hall.render import File
-from services.hall.rules import label_problem
 
 _NETWORK: dict[str, set[str]] = {
     "Match": {"MACAddress", "Name", "Type", "Kind"},

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from services.common.addresses import Range
 from services.common.errors import BacklineError, InputError
 from services.hall import load
-from services.hall.addresses import Range
 from services.hall.schema import Purpose
 from tests.hall.halls import KEY, OTHER_KEY, changed, hall, line_of, parse, proposal
 

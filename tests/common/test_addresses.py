@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.common.addresses import Range, allocate, free, misfit, overlapping, unusable
 from services.common.errors import HostError
-from services.hall.addresses import Range, allocate, free, misfit, overlapping, unusable
 
 BASE = int(IPv4Address("192.168.0.0"))
 numbers = st.integers(min_value=BASE, max_value=BASE + 511)

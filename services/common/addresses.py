@@ -1,4 +1,4 @@
-"""IPv4 ranges of a hall: parse, compare, allocate. Pure rules, no files and no network.
+"""IPv4 ranges: parse, compare, allocate. Pure rules, no files and no network.
 
 A range is written `first-last`, both ends included. Allocation is deterministic: the lowest address of the range
 that is not taken. A purpose only ever gets addresses of its own range.
