@@ -150,6 +150,7 @@ def _up(arguments: argparse.Namespace) -> int:
     wanted = topology.load(arguments.topology).with_seats(arguments.seats)
     progress = Progress()
     signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # `lan up &` in a script begins with it ignored
     with ExitStack() as stack:
         lab = stack.enter_context(
             Lab(

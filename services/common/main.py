@@ -94,6 +94,8 @@ def version() -> str:
 def backline(argv: Sequence[str] | None = None) -> int:
     """The `backline` program."""
     argv = sys.argv[1:] if argv is None else argv
+    if "_ARGCOMPLETE" in os.environ:
+        return _complete()
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return int(Exit.OK if argv else Exit.USAGE)
@@ -110,6 +112,21 @@ def backline(argv: Sequence[str] | None = None) -> int:
         report(error, as_json=False)
         return int(error.exit)
     return run_module(known[argv[0]], f"backline {argv[0]}", argv[1:])
+
+
+def _complete() -> int:
+    """Answer the shell (argcomplete): the first word is a command, the others are for that command's own parser."""
+    import argcomplete
+
+    words = os.environ.get("COMP_LINE", "")[: int(os.environ.get("COMP_POINT", "0"))].split(" ")
+    known = commands()
+    if len(words) > 2 and words[1] in known:
+        os.environ["_ARGCOMPLETE"] = "2"  # the program's name is two words long
+        return run_module(known[words[1]], f"backline {words[1]}", [])
+    root = argparse.ArgumentParser(prog="backline")
+    root.add_argument("command", choices=sorted(known))
+    argcomplete.autocomplete(root)
+    return int(Exit.USAGE)
 
 
 def build(argv: Sequence[str] | None = None) -> int:

@@ -115,7 +115,9 @@ def test_a_dynamic_id_is_refused_and_named(checkout: Path, tmp_path: Path) -> No
 
 def start_build(checkout: Path, store: Path) -> subprocess.Popen[str]:
     program = (
-        "import sys; from pathlib import Path; from tests.builder import tiny; from builder import image\n"
+        "import signal, sys; from pathlib import Path; from tests.builder import tiny; from builder import image\n"
+        # As in a terminal: what a script started in the background, these tests too, would ignore it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from services.common.progress import Progress\n"
         "shop = tiny.open_shop(Path(sys.argv[1]), Path(sys.argv[2])); shop.progress = Progress(live=False)\n"
         "print(image.build(shop, tiny.ROLE).path)\n"

@@ -136,3 +136,26 @@ def test_a_command_does_not_pay_for_the_others() -> None:
     }
     done = run([sys.executable, "-c", source.replace("{heavy}", repr(heavy))], cwd=ROOT)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("backline ho", ["hostd"]),
+        ("backline build image nfsroot-", ["nfsroot-desktop"]),
+        ("build check g", ["gw"]),
+        ("backline lan sh", ["shell"]),
+    ],
+)
+def test_the_shell_completes_commands_verbs_and_roles(line: str, offered: list[str]) -> None:
+    """bash itself asks: the completion that argcomplete registers is called as for a pressed tab."""
+    program, folder = line.split(" ")[0], Path(sys.executable).parent
+    script = f"""
+        PATH={folder}:$PATH
+        eval "$(register-python-argcomplete {program})"
+        COMP_LINE={line!r} COMP_POINT={len(line)} COMP_WORDS=({line}) COMP_CWORD={line.count(" ")} COMP_TYPE=9
+        _python_argcomplete {program}
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    shown = run(["bash", "-c", script]).stdout.split()
+    assert shown == offered
