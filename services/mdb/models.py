@@ -1,0 +1,112 @@
+"""mdb's tables. What must always hold is a constraint here; what needs words for people is in `store`.
+
+Every name of a machine, host name or alias, is a row of `names`: so no name can be given twice, whichever kind it is.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, CheckConstraint, Float, ForeignKey, Integer, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from services.common import database
+from services.common.feed.outbox import Outbox
+
+_ID = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows by INTEGER alone
+
+
+class Base(DeclarativeBase):
+    """mdb's tables."""
+
+    metadata = database.metadata()
+
+
+outbox = Outbox.of(Base.metadata)
+
+
+class MachineRow(Base):
+    """A machine; its names are rows of their own. `id` is never used again, also not after a deletion."""
+
+    __tablename__ = "machines"
+    __table_args__ = (
+        CheckConstraint("type IN ('user', 'orga', 'cluster', 'service')", name="type"),
+        CheckConstraint("length(mac) = 17 AND mac = lower(mac)", name="mac"),
+        CheckConstraint("rfs >= 0 AND hfs >= 0", name="servers"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(_ID, primary_key=True)
+    mac: Mapped[str] = mapped_column(String(17), unique=True)
+    ip: Mapped[int] = mapped_column(BigInteger, unique=True)  # as a number: ranges compare and sort
+    rfs: Mapped[int]
+    hfs: Mapped[int]
+    type: Mapped[str] = mapped_column(String(8), index=True)
+    room: Mapped[str] = mapped_column(String(63), index=True)
+    faulty: Mapped[bool]
+    faulty_reason: Mapped[str] = mapped_column(Text)
+    channel: Mapped[str] = mapped_column(String(63))
+    pinned: Mapped[str | None] = mapped_column(String(80))
+    notes: Mapped[str] = mapped_column(Text)
+    created: Mapped[float] = mapped_column(Float(53))
+    updated: Mapped[float] = mapped_column(Float(53))
+    revision: Mapped[int] = mapped_column(BigInteger)
+
+
+class NameRow(Base):
+    """A name of a machine: its host name at position 0, then its aliases."""
+
+    __tablename__ = "names"
+    __table_args__ = (CheckConstraint("name = lower(name) AND length(name) BETWEEN 1 AND 63", name="label"),)
+
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    machine_id: Mapped[int] = mapped_column(_ID, ForeignKey("machines.id", ondelete="CASCADE"), index=True)
+    position: Mapped[int]
+
+
+class SwitchRow(Base):
+    """A switch that names itself in LLDP, and the servers that are nearest to what is plugged into it."""
+
+    __tablename__ = "switches"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(_ID, primary_key=True)
+    name: Mapped[str] = mapped_column(String(63), unique=True)
+    chassis: Mapped[str] = mapped_column(String(17), unique=True)
+    room: Mapped[str] = mapped_column(String(63))
+    rfs: Mapped[int]
+    hfs: Mapped[int]
+
+
+class SettingRow(Base):
+    """A setting that is changed while the hall runs; its history is the audit log's."""
+
+    __tablename__ = "settings"
+
+    key: Mapped[str] = mapped_column(String(63), primary_key=True)
+    value: Mapped[str] = mapped_column(Text)  # JSON
+
+
+class RestRow(Base):
+    """An address whose machine is gone, since when: it rests before it is given again."""
+
+    __tablename__ = "resting"
+
+    ip: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    since: Mapped[float] = mapped_column(Float(53))
+
+
+class AuditRow(Base):
+    """One change: who, when, from where, before and after (JSON of the fields that differ)."""
+
+    __tablename__ = "audit"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(_ID, primary_key=True)
+    at: Mapped[float] = mapped_column(Float(53), index=True)
+    actor: Mapped[str] = mapped_column(String(128))
+    origin: Mapped[str] = mapped_column(String(128))
+    action: Mapped[str] = mapped_column(String(8))
+    topic: Mapped[str] = mapped_column(String(32))
+    key: Mapped[str] = mapped_column(String(128), index=True)
+    name: Mapped[str] = mapped_column(String(128))
+    before: Mapped[str | None] = mapped_column(Text)
+    after: Mapped[str | None] = mapped_column(Text)

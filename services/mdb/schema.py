@@ -1,0 +1,144 @@
+"""What mdb takes and answers.
+
+A machine is known by its `id`, which never changes and is never given to another; name, MAC and address may all change,
+and every consumer follows. `revision` is the feed's revision of the last change, and the machine's entity tag.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from ipaddress import IPv4Address
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+HOSTS_MAX = 9999
+
+
+def about(text: str) -> Meta:
+    """What a field is, for OpenAPI and docs/mdb.md."""
+    return Meta(description=text)
+
+
+class MachineType(Enum):
+    """What a machine is for; its address comes from the pool of this name."""
+
+    USER = "user"
+    ORGA = "orga"
+    CLUSTER = "cluster"
+    SERVICE = "service"
+
+
+Label = Annotated[str, Meta(min_length=1, max_length=63)]
+Number = Annotated[int, Meta(ge=0, le=HOSTS_MAX)]
+Text = Annotated[str, Meta(max_length=2000)]
+
+
+class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What comes in: an unknown field is a mistake."""
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine as mdb knows it. Times are seconds since the epoch."""
+
+    id: int
+    hostname: str
+    aliases: list[str]
+    mac: str
+    ip: IPv4Address
+    rfs: int
+    hfs: int
+    type: MachineType
+    room: str
+    faulty: bool
+    faulty_reason: str
+    channel: str
+    pinned: str | None
+    notes: str
+    created: float
+    updated: float
+    revision: int
+
+
+class NewMachine(Strict, frozen=True, kw_only=True):
+    """A machine to be."""
+
+    hostname: Annotated[str, about("Host name: a DNS label, unique among names and aliases.")]
+    mac: Annotated[str, about("MAC address, in any usual spelling.")]
+    aliases: Annotated[list[str], Meta(max_length=64), about("Further names of the same address.")] = []
+    ip: Annotated[IPv4Address | None, about("Address inside the pool's network; the lowest free one when absent.")] = (
+        None
+    )
+    rfs: Annotated[Number, about("Number of its root file server: the machine that has the alias rfsN.")] = 0
+    hfs: Annotated[Number, about("Number of its home file server: the machine that has the alias hfsN.")] = 0
+    type: Annotated[MachineType, about("What it is for.")] = MachineType.ORGA
+    room: Annotated[Label, about("Room, a short name.")] = "other"
+    faulty: Annotated[bool, about("Netboot shows the reason and lets it boot nothing.")] = False
+    faulty_reason: Annotated[Text, about("What is wrong with it.")] = ""
+    channel: Annotated[Label, about("Channel whose version it boots.")] = "stable"
+    pinned: Annotated[
+        str | None, Meta(max_length=80), about("One version that it boots whatever its channel says.")
+    ] = None
+    notes: Annotated[Text, about("For people.")] = ""
+
+
+class MachinePatch(Strict, frozen=True, kw_only=True):
+    """What to change of a machine; what is absent stays."""
+
+    hostname: str | UnsetType = UNSET
+    mac: str | UnsetType = UNSET
+    aliases: Annotated[list[str], Meta(max_length=64)] | UnsetType = UNSET
+    ip: IPv4Address | UnsetType | None = UNSET
+    rfs: Number | UnsetType = UNSET
+    hfs: Number | UnsetType = UNSET
+    type: MachineType | UnsetType = UNSET
+    room: Label | UnsetType = UNSET
+    faulty: bool | UnsetType = UNSET
+    faulty_reason: Text | UnsetType = UNSET
+    channel: Label | UnsetType = UNSET
+    pinned: Annotated[str, Meta(max_length=80)] | UnsetType | None = UNSET
+    notes: Text | UnsetType = UNSET
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """Where machines of a type get their addresses, and what is left there."""
+
+    type: MachineType
+    first: IPv4Address
+    last: IPv4Address
+    excluded: list[str]
+    size: int
+    used: int
+    resting: int
+    free: int
+
+
+class Action(Enum):
+    """What a change of the audit log did."""
+
+    CREATED = "created"
+    UPDATED = "updated"
+    DELETED = "deleted"
+
+
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """Who changed what, when and from where; `before` and `after` hold the fields that differ, null for no record."""
+
+    id: int
+    at: float
+    actor: str
+    origin: str
+    action: Action
+    topic: str
+    key: str
+    name: str
+    before: dict[str, object] | None
+    after: dict[str, object] | None
+
+
+class Actor(msgspec.Struct, frozen=True):
+    """Who is acting, and from where: an address, or `local`."""
+
+    name: str
+    origin: str
