@@ -485,8 +485,31 @@ def openapi_of_hostd() -> dict[str, object]:
     return openapi.document(make_app(store, journal_groups=[]).operations, title="hostd", version="")
 
 
-def _hostd_routes() -> str:
-    document = openapi_of_hostd()
+def openapi_of_mdb() -> dict[str, object]:
+    """The document that mdb serves as /openapi.json."""
+    from services.common import openapi
+    from services.common.database import Database
+    from services.mdb.app import make_app
+    from services.mdb.store import Store
+
+    with Database("sqlite://") as database:
+        return openapi.document(make_app(Store(database, {}), writer_groups=[]).operations, title="mdb", version="")
+
+
+def _mdb_parser() -> argparse.ArgumentParser:
+    from services.mdb import cli
+
+    return cli.parser("backline mdb")
+
+
+def _mdb_settings() -> str:
+    from services.common import settings
+    from services.mdb.schema import Settings
+
+    return settings.reference(Settings, "mdb")
+
+
+def _routes(document: dict[str, object]) -> str:
     paths = msgspec.convert(document["paths"], dict[str, dict[str, dict[str, object]]])
     rows = []
     for path, operations in paths.items():
@@ -494,7 +517,7 @@ def _hostd_routes() -> str:
             parameters = msgspec.convert(operation.get("parameters", []), list[dict[str, object]])
             query = ", ".join(f"`{one['name']}`" for one in parameters if one["in"] == "query")
             responses = msgspec.convert(operation["responses"], dict[str, object])
-            failures = ", ".join(status for status in responses if status not in ("200", "default"))
+            failures = ", ".join(status for status in responses if status[0] != "2" and status != "default")
             text = str(operation.get("description") or operation["summary"]).partition("\n")[0]
             rows.append((f"`{method.upper()} {path}`", text, query, failures))
     return _table(("route", "answers", "query", "fails with"), rows)
@@ -577,9 +600,12 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "error-codes": error_table,
     "exit-codes": exit_table,
     "hostd-commands": lambda: command_text(_hostd_parser(), depth=3),
-    "hostd-routes": _hostd_routes,
+    "hostd-routes": lambda: _routes(openapi_of_hostd()),
     "hostd-settings": _hostd_settings,
     "hostd-sockets": _hostd_sockets,
+    "mdb-commands": lambda: command_text(_mdb_parser(), depth=3),
+    "mdb-routes": lambda: _routes(openapi_of_mdb()),
+    "mdb-settings": _mdb_settings,
     "ids-toml": _ids,
     "image-toml": _image_toml,
     "lan-capabilities": _capabilities,

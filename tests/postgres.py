@@ -1,4 +1,4 @@
-"""A real PostgreSQL, of the gw image, for the tests of every store: one server a session, an empty database a test."""
+"""A real PostgreSQL, of the gw image, for the tests of every store: one server for all, an empty database a test."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ DATABASES = [
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def postgresql_server(shop: Shop) -> Iterator[PostgresContainer]:
-    """The server, as long as the session."""
+    """The server, until the last test of tests/ is over: the scenarios look whether anything is left of a lab."""
     image.build(shop, "gw")
     with engine(settings=shop.settings) as podman, PostgresContainer(podman.image_of("gw")) as running:
         yield running

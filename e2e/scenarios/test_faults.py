@@ -103,7 +103,7 @@ def test_a_slow_cable_has_that_rate_and_no_more(lab: Lab) -> None:
     slowed = rate(lab, 4)
     lab.heal()
     assert slowed < 24_000_000
-    assert slowed > 8_000_000
+    assert slowed > 4_000_000, "a busy machine sends less than the cable takes, not a fifth of it"
     assert full > 4 * slowed
     assert rate(lab, 20) > 4 * slowed
 

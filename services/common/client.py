@@ -39,6 +39,11 @@ class Call(Generic[T]):
     answer: type[T]
     query: Mapping[str, QueryValue] = field(default_factory=dict)
     body: msgspec.Struct | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Nothing(msgspec.Struct, frozen=True):
+    """The answer of a call that has none (204)."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,7 @@ def _request(http: httpx2.Client | httpx2.AsyncClient, call: Call[T]) -> httpx2.
         elif value is not None:
             parameters += [(key, item) for item in value]
     content = None if call.body is None else encode_json(call.body)
-    headers = {} if call.body is None else {"content-type": "application/json"}
+    headers = {**call.headers, **({} if call.body is None else {"content-type": "application/json"})}
     return http.build_request(
         call.method, call.path, params=httpx2.QueryParams(tuple(parameters)), content=content, headers=headers
     )
@@ -166,7 +171,7 @@ def _decode(endpoint: Endpoint, call: Call[T], response: httpx2.Response) -> T:
     if response.is_error:
         raise RemoteError(decode_problem(response.content, status=response.status_code), where=str(endpoint))
     try:
-        return decode_json(response.content, call.answer)
+        return decode_json(b"{}" if response.status_code == 204 else response.content, call.answer)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise IntegrityError(
             "remote.answer", f"{call.method} {call.path} was answered with something else: {error}", where=str(endpoint)

@@ -10,6 +10,7 @@ A schema is made and moved on by Alembic, from the `migrations` package of the s
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -109,6 +110,7 @@ class Database:
 
     def migrate(self, scripts: Path, *, revision: str = "head") -> None:
         """Bring the schema to `revision` with the Alembic scripts in `scripts`. Raises HostError("database.newer")."""
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each of its plugins
         from alembic import command
         from alembic.config import Config
         from alembic.util import CommandError

@@ -12,8 +12,10 @@ protocol with three things added, all at the connection, before the first byte i
 from __future__ import annotations
 
 import asyncio
+import grp
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -53,6 +55,17 @@ def peer_of(request: HTTPConnection) -> Peer | None:
     """The caller on a unix socket, or None over TCP."""
     peer = request.scope.get("state", {}).get(_KEY)
     return peer if isinstance(peer, Peer) else None
+
+
+def group_ids(names: Sequence[str]) -> list[int]:
+    """The ids of those groups that exist; looked up each time, as groups come and go with the directory."""
+    ids = []
+    for name in names:
+        try:
+            ids.append(grp.getgrnam(name).gr_gid)
+        except KeyError:
+            continue
+    return ids
 
 
 def credentials(connection: socket.socket) -> Peer | None:

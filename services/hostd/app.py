@@ -9,7 +9,6 @@ setting `journal_groups`. The kernel says who that is (`services.common.peer`). 
 from __future__ import annotations
 
 import asyncio
-import grp
 import os
 from collections.abc import Sequence
 
@@ -17,7 +16,7 @@ from starlette.requests import Request
 
 from services.common.app import Application, create_app
 from services.common.edge import Operation, read_query
-from services.common.peer import AccessError, Peer, peer_of
+from services.common.peer import AccessError, Peer, group_ids, peer_of
 from services.hostd.schema import Host, Journal, JournalQuery, UnitDetail, Units, UnitsQuery
 from services.hostd.store import Store
 
@@ -65,17 +64,6 @@ def may_read_journals(peer: Peer | None, groups: Sequence[str]) -> None:
         raise AccessError(
             "auth.denied", f"user {peer.uid} may not read journals", hint=f"for root and the groups {', '.join(groups)}"
         )
-
-
-def group_ids(names: Sequence[str]) -> list[int]:
-    """The ids of those groups that exist; looked up each time, as groups come and go with the directory."""
-    ids = []
-    for name in names:
-        try:
-            ids.append(grp.getgrnam(name).gr_gid)
-        except KeyError:
-            continue
-    return ids
 
 
 def make_app(store: Store, *, journal_groups: Sequence[str]) -> Application:

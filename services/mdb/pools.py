@@ -7,11 +7,13 @@ lease or a cached name may still lead there. When only resting ones are left, th
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 
-from services.common.addresses import Range, unusable
-from services.common.errors import BusyError
+from services.common.addresses import Range, misfit, overlapping, unusable
+from services.common.errors import BusyError, InputError
+from services.mdb.schema import MachineType, PoolSettings, Settings
 
 REST_SECONDS = 3600.0
 
@@ -41,6 +43,39 @@ class Bounds:
         if owner != hostname:
             return f"{address} belongs to {owner}, says hall.toml"
         return unusable(address, self.network)
+
+
+def bounds_of(settings: Settings) -> dict[MachineType, Bounds]:
+    """The pools that the settings describe. Raises InputError("settings.invalid") with the setting to correct."""
+    reserved = {}
+    for text in settings.reserved:
+        address, _, host = text.partition("=")
+        with _setting("reserved"):
+            reserved[IPv4Address(address)] = host
+    found = {}
+    for type in MachineType:
+        pool: PoolSettings = getattr(settings.pools, type.value)
+        if not pool.range:
+            continue
+        with _setting(f"pools.{type.value}"):
+            span, network = Range.parse(pool.range), IPv4Network(pool.network)
+            if problem := misfit(span, network):
+                raise ValueError(problem)
+            excluded = tuple(Range.parse(text) for text in pool.excluded)
+        found[type] = Bounds(type.value, span, network, excluded, reserved)
+    for one, other in overlapping({type: bounds.span for type, bounds in found.items()}):
+        raise InputError(
+            "settings.invalid", f"pools.{other.value} {found[other].span} overlaps pools.{one.value} {found[one].span}"
+        )
+    return found
+
+
+@contextmanager
+def _setting(key: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise InputError("settings.invalid", f"{key}: {error}") from error
 
 
 class Allocator:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 from ipaddress import IPv4Address
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -32,7 +32,43 @@ class MachineType(Enum):
 
 Label = Annotated[str, Meta(min_length=1, max_length=63)]
 Number = Annotated[int, Meta(ge=0, le=HOSTS_MAX)]
+Version = Annotated[str, Meta(min_length=1, max_length=80)]
 Text = Annotated[str, Meta(max_length=2000)]
+
+
+class PoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where machines of one type get their addresses."""
+
+    range: Annotated[str, Meta(description="`first-last`; no pool when empty")] = ""
+    network: Annotated[str, Meta(description="the network it is in, such as 192.168.0.0/23")] = ""
+    excluded: Annotated[list[str], Meta(description="`first-last` ranges in it that are never given")] = msgspec.field(
+        default_factory=list
+    )
+
+
+class PoolsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The pools by type."""
+
+    user: PoolSettings = PoolSettings()
+    orga: PoolSettings = PoolSettings()
+    cluster: PoolSettings = PoolSettings()
+    service: PoolSettings = PoolSettings()
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of section `mdb`."""
+
+    database: Annotated[str, Meta(description="URL of the database: sqlite:////path or postgresql://host/name")] = (
+        "sqlite:////var/lib/backline-mdb/mdb.db"
+    )
+    writer_groups: Annotated[
+        list[str], Meta(description="groups whose members may change mdb over the unix socket, besides root")
+    ] = msgspec.field(default_factory=list)
+    reserved: Annotated[
+        list[str], Meta(description="`address=host`: what hall.toml gives to a host, and nobody else gets")
+    ] = msgspec.field(default_factory=list)
+    pools: PoolsSettings = PoolsSettings()
+    grace_seconds: Annotated[int, Meta(ge=0, le=300, description="how long a stop waits for running requests")] = 10
 
 
 class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,9 +113,7 @@ class NewMachine(Strict, frozen=True, kw_only=True):
     faulty: Annotated[bool, about("Netboot shows the reason and lets it boot nothing.")] = False
     faulty_reason: Annotated[Text, about("What is wrong with it.")] = ""
     channel: Annotated[Label, about("Channel whose version it boots.")] = "stable"
-    pinned: Annotated[
-        str | None, Meta(max_length=80), about("One version that it boots whatever its channel says.")
-    ] = None
+    pinned: Annotated[Version | None, about("One version that it boots whatever its channel says.")] = None
     notes: Annotated[Text, about("For people.")] = ""
 
 
@@ -97,7 +131,7 @@ class MachinePatch(Strict, frozen=True, kw_only=True):
     faulty: bool | UnsetType = UNSET
     faulty_reason: Text | UnsetType = UNSET
     channel: Label | UnsetType = UNSET
-    pinned: Annotated[str, Meta(max_length=80)] | UnsetType | None = UNSET
+    pinned: Version | UnsetType | None = UNSET
     notes: Text | UnsetType = UNSET
 
 
@@ -133,8 +167,8 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     topic: str
     key: str
     name: str
-    before: dict[str, object] | None
-    after: dict[str, object] | None
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
 
 
 class Actor(msgspec.Struct, frozen=True):
@@ -142,3 +176,69 @@ class Actor(msgspec.Struct, frozen=True):
 
     name: str
     origin: str
+
+
+class MachinesQuery(Strict, frozen=True, kw_only=True):
+    """Which machines to list."""
+
+    q: Annotated[str, Meta(max_length=500), about("Words that must hold; see docs/mdb.md.")] = ""
+    limit: Annotated[int, Meta(ge=1, le=20_000), about("At most so many.")] = 20_000
+    offset: Annotated[int, Meta(ge=0, le=1_000_000), about("After so many.")] = 0
+
+
+class Machines(msgspec.Struct, frozen=True, kw_only=True):
+    """Machines in the order of their host names; `total` is how many there are in all."""
+
+    machines: list[Machine]
+    total: int
+
+
+class Change(Strict, frozen=True, kw_only=True):
+    """A machine to change; with `match`, only while its revision is that one."""
+
+    id: int
+    patch: MachinePatch
+    match: int | None = None
+
+
+class Removal(Strict, frozen=True, kw_only=True):
+    """A machine to remove; with `match`, only while its revision is that one."""
+
+    id: int
+    match: int | None = None
+
+
+class Edits(Strict, frozen=True, kw_only=True):
+    """Many edits, done all or not at all; `dry` only tells what would be."""
+
+    create: Annotated[list[NewMachine], Meta(max_length=20_000)] = []
+    update: Annotated[list[Change], Meta(max_length=20_000)] = []
+    delete: Annotated[list[Removal], Meta(max_length=20_000)] = []
+    dry: bool = False
+
+
+class Edited(msgspec.Struct, frozen=True, kw_only=True):
+    """The machines that were made or changed, in the order of the edits."""
+
+    machines: list[Machine]
+    dry: bool
+
+
+class Pools(msgspec.Struct, frozen=True, kw_only=True):
+    """Every pool."""
+
+    pools: list[Pool]
+
+
+class AuditQuery(Strict, frozen=True, kw_only=True):
+    """Which part of the history."""
+
+    machine: Annotated[int | None, about("Of one machine, by its id.")] = None
+    before: Annotated[int | None, about("Older than this entry.")] = None
+    limit: Annotated[int, Meta(ge=1, le=1000), about("At most so many.")] = 100
+
+
+class Audit(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the history, the newest first."""
+
+    entries: list[AuditEntry]

@@ -1,0 +1,188 @@
+"""The HTTP face of mdb: machines, their pools and history, and the feed.
+
+Reading is open to the LAN, as it always was. Writing is for root and the members of the groups of setting
+`writer_groups`, over the unix socket, where the kernel says who is calling (`services.common.peer`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pwd
+from collections.abc import AsyncIterator, Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from services.common.app import Application, create_app
+from services.common.codec import encode_json
+from services.common.edge import Operation, read_body, read_query
+from services.common.errors import UsageError
+from services.common.feed.server import Feed
+from services.common.peer import AccessError, group_ids, peer_of
+from services.mdb import query
+from services.mdb.models import outbox
+from services.mdb.schema import (
+    Actor,
+    Audit,
+    AuditQuery,
+    Edited,
+    Edits,
+    Machine,
+    MachinePatch,
+    Machines,
+    MachinesQuery,
+    NewMachine,
+    Pools,
+)
+from services.mdb.store import TOPICS, Create, Delete, Edit, Store, Update
+
+BULK_BYTES = 16 * 1024 * 1024
+
+
+class Mdb:
+    """The handlers, around one store."""
+
+    def __init__(self, store: Store, *, writer_groups: Sequence[str]) -> None:
+        self.store = store
+        self.writer_groups = writer_groups
+
+    async def machines(self, request: Request) -> Machines:
+        """Machines that a query finds (see `services.mdb.query`), in the order of their host names."""
+        asked = read_query(request, MachinesQuery)
+        test = query.parse(asked.q)
+        found = [machine for machine in await asyncio.to_thread(self.store.machines) if test(machine)]
+        return Machines(machines=found[asked.offset : asked.offset + asked.limit], total=len(found))
+
+    async def machine(self, request: Request) -> Response:
+        """One machine by id, or by exact name, MAC or address; its ETag is what If-Match wants."""
+        name = request.path_params["name"]
+        return _tagged(await asyncio.to_thread(self.store.machine, int(name) if name.isdigit() else name))
+
+    async def create(self, request: Request) -> Response:
+        """Add a machine."""
+        actor = self._writer(request)
+        new = await read_body(request, NewMachine)
+        made = await asyncio.to_thread(self.store.create, actor, new)
+        return _tagged(made, status=201)
+
+    async def change(self, request: Request) -> Response:
+        """Change a machine; with If-Match, only while it is as the caller last saw it."""
+        actor = self._writer(request)
+        patch = await read_body(request, MachinePatch)
+        id, match = int(request.path_params["id"]), _match(request)
+        return _tagged(await asyncio.to_thread(self.store.update, actor, id, patch, match=match))
+
+    async def delete(self, request: Request) -> None:
+        """Remove a machine; its address rests before it is given again."""
+        actor = self._writer(request)
+        await asyncio.to_thread(self.store.delete, actor, int(request.path_params["id"]), match=_match(request))
+
+    async def edit(self, request: Request) -> Edited:
+        """Many edits, all of them or none; with `dry`, only told."""
+        actor = self._writer(request)
+        asked = await read_body(request, Edits)
+        edits: list[Edit] = [Create(new) for new in asked.create]
+        edits += [Update(change.id, change.patch, change.match) for change in asked.update]
+        edits += [Delete(gone.id, gone.match) for gone in asked.delete]
+        after = await asyncio.to_thread(self.store.edit, actor, edits, dry=asked.dry)
+        return Edited(machines=[machine for machine in after if machine is not None], dry=asked.dry)
+
+    async def pools(self, request: Request) -> Pools:  # noqa: ARG002
+        """The pools of addresses, and what is left in them."""
+        return Pools(pools=await asyncio.to_thread(self.store.pools))
+
+    async def audit(self, request: Request) -> Audit:
+        """Who changed what, the newest first."""
+        asked = read_query(request, AuditQuery)
+        key = None if asked.machine is None else str(asked.machine)
+        entries = await asyncio.to_thread(self.store.audit, key=key, before=asked.before, limit=asked.limit)
+        return Audit(entries=entries)
+
+    def _writer(self, request: Request) -> Actor:
+        """Who is writing. Raises AccessError: `auth.local-only`, `auth.denied`."""
+        peer = peer_of(request)
+        if peer is None:
+            raise AccessError("auth.local-only", "mdb is not changed over the network", hint="use it on gw itself")
+        if peer.uid not in (0, os.geteuid()) and not peer.belongs_to(*group_ids(self.writer_groups)):
+            raise AccessError(
+                "auth.denied",
+                f"user {peer.uid} may not change mdb",
+                hint=f"for root and the groups {', '.join(self.writer_groups)}",
+            )
+        try:
+            name = pwd.getpwuid(peer.uid).pw_name
+        except KeyError:
+            name = f"uid {peer.uid}"
+        return Actor(name, "local")
+
+
+def make_app(store: Store, *, writer_groups: Sequence[str]) -> Application:
+    """mdb's application."""
+    mdb = Mdb(store, writer_groups=writer_groups)
+    feed = Feed(store.database, outbox, store.source, topics=TOPICS)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Application) -> AsyncIterator[None]:
+        await asyncio.to_thread(store.prepare)
+        async with feed.run(app):
+            yield
+
+    writing = [403, 404, 409, 422]
+    return create_app(
+        service="mdb",
+        description="The machine database: what is in the hall, where it gets its address, root and home from.",
+        checks={"feed": feed.healthy},
+        lifespan=lifespan,
+        max_body_size=BULK_BYTES,
+        routes=[
+            Operation("GET", "/v1/machines", mdb.machines, summary="Machines", query=MachinesQuery, answer=Machines),
+            Operation(
+                "POST",
+                "/v1/machines",
+                mdb.create,
+                summary="Add a machine",
+                body=NewMachine,
+                answer=Machine,
+                status=201,
+                errors=writing,
+            ),
+            Operation(
+                "POST", "/v1/edits", mdb.edit, summary="Many edits at once", body=Edits, answer=Edited, errors=writing
+            ),
+            Operation("GET", "/v1/machines/{name}", mdb.machine, summary="A machine", answer=Machine, errors=[404]),
+            Operation(
+                "PATCH",
+                "/v1/machines/{id:int}",
+                mdb.change,
+                summary="Change a machine",
+                body=MachinePatch,
+                answer=Machine,
+                errors=writing,
+            ),
+            Operation(
+                "DELETE", "/v1/machines/{id:int}", mdb.delete, summary="Remove a machine", status=204, errors=writing
+            ),
+            Operation("GET", "/v1/pools", mdb.pools, summary="Pools of addresses", answer=Pools),
+            Operation("GET", "/v1/audit", mdb.audit, summary="History", query=AuditQuery, answer=Audit),
+            Route("/v1/feed", feed.subscribe),
+        ],
+    )
+
+
+def _tagged(machine: Machine, *, status: int = 200) -> Response:
+    headers = {"etag": f'"{machine.revision}"'}
+    return Response(encode_json(machine), status_code=status, headers=headers, media_type="application/json")
+
+
+def _match(request: Request) -> int | None:
+    """The revision of If-Match (RFC 9110, section 13.1.1); None without it and for `*`. Raises UsageError."""
+    text = request.headers.get("if-match", "*").strip()
+    if text == "*":
+        return None
+    inner = text.removeprefix('"').removesuffix('"')
+    if len(inner) != len(text) - 2 or not inner.isdigit():
+        raise UsageError("request.match", f"If-Match is {text}", hint='send the ETag of the machine, such as "17"')
+    return int(inner)

@@ -1,0 +1,171 @@
+"""mdb over its sockets: who may do what, entity tags, and a feed that follows."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.common import main
+from services.common.errors import BacklineError, Exit
+from services.common.feed.client import Follower
+from services.common.problem import RemoteError
+from services.common.process import run
+from services.mdb.client import Mdb
+from services.mdb.schema import Change, Edits, MachinePatch, MachineType, NewMachine, Removal
+from tests.common.feed_rig import Subscriber
+from tests.common.service_rig import Service
+from tests.mdb.rig import serving
+
+
+@pytest.fixture
+def mdb(tmp_path: Path) -> Iterator[Service]:
+    with serving(tmp_path, f"sqlite:///{tmp_path}/mdb.db") as service:
+        yield service
+
+
+def new(number: int) -> NewMachine:
+    return NewMachine(
+        hostname=f"p{number:04}", mac=f"52:54:00:00:{number >> 8:02x}:{number & 255:02x}", type=MachineType.USER
+    )
+
+
+def command(*words: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of `backline mdb`."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main.backline(["mdb", *words])
+    return code, out.getvalue(), err.getvalue()
+
+
+def test_what_is_written_is_found(mdb: Service) -> None:
+    with Mdb(mdb.unix) as client:
+        made = client.create(new(1))
+        assert client.machine("p0001") == client.machine(made.id) == made
+        assert client.machines("hostname:p*").machines == [made]
+        assert client.machines("hostname:q*").total == 0
+        (user, _) = client.pools().pools
+        assert (user.used, user.free) == (1, user.size - 1)
+        (entry,) = client.audit(made.id).entries
+        assert (entry.actor, entry.origin) == ("root", "local")
+
+
+def test_everybody_on_the_lan_reads_and_nobody_there_writes(mdb: Service) -> None:
+    with Mdb(mdb.unix) as local, Mdb(mdb.http) as remote:
+        made = local.create(new(1))
+        assert remote.machines().machines == [made]
+        for call in (
+            lambda: remote.create(new(2)),
+            lambda: remote.change(made.id, MachinePatch(room="alt")),
+            lambda: remote.delete(made.id),
+            lambda: remote.edit(Edits(create=[new(2)])),
+        ):
+            with pytest.raises(RemoteError) as caught:
+                call()
+            assert (caught.value.code, caught.value.problem.status) == ("auth.local-only", 403)
+        assert local.machines().machines == [made]
+
+
+def test_another_user_of_the_host_does_not_write(mdb: Service) -> None:
+    for folder in mdb.socket.parents:
+        if str(folder).startswith("/tmp/") and folder.owner() == "root":
+            folder.chmod(folder.stat().st_mode | 0o011)
+    curl = ["curl", "--silent", "--unix-socket", str(mdb.socket), "--json", '{"hostname":"x","mac":"525400000001"}']
+    answer = run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *curl, "http://mdb/v1/machines"])
+    assert json.loads(answer.stdout)["code"] == "auth.denied"
+
+
+def test_a_change_with_an_old_tag_is_refused(mdb: Service) -> None:
+    with Mdb(mdb.unix) as client:
+        made = client.create(new(1))
+        changed = client.change(made.id, MachinePatch(room="alt"), match=made.revision)
+        with pytest.raises(RemoteError) as caught:
+            client.change(made.id, MachinePatch(room="b"), match=made.revision)
+        assert (caught.value.code, caught.value.problem.status) == ("conflict.changed", 409)
+        client.delete(made.id, match=changed.revision)
+        assert client.machines().total == 0
+
+
+def test_many_edits_are_one_and_a_dry_run_keeps_nothing(mdb: Service) -> None:
+    with Mdb(mdb.unix) as client:
+        assert len(client.edit(Edits(create=[new(number) for number in range(1, 51)], dry=True)).machines) == 50
+        assert client.machines().total == 0
+        one, two, *_ = client.edit(Edits(create=[new(number) for number in range(1, 51)])).machines
+        client.edit(
+            Edits(
+                update=[Change(id=one.id, patch=MachinePatch(hostname="first"))],
+                delete=[Removal(id=two.id, match=two.revision)],
+            )
+        )
+        assert client.machines().total == 49
+        assert client.machine("first").id == one.id
+
+
+def test_a_restart_in_the_middle_of_edits_loses_nothing_that_was_answered(tmp_path: Path) -> None:
+    """A subscriber's state is the database's afterwards, whatever was killed when."""
+    url = f"sqlite:///{tmp_path}/mdb.db"
+
+    async def follow() -> None:
+        answered: list[list[str]] = [[], [], []]
+        follower = Follower(f"unix:{tmp_path}/service.sock")
+        subscriber = Subscriber(follower)
+        try:
+            for turn, names in enumerate(answered):
+                with serving(tmp_path, url) as service:
+                    edits = asyncio.create_task(asyncio.to_thread(edit, service, turn, names))
+                    async with asyncio.timeout(30):
+                        while len(names) < 15:
+                            await asyncio.sleep(0.01)
+                    service.process.kill()
+                    await edits
+            with serving(tmp_path, url) as service, Mdb(service.unix) as client:
+                machines = {("machines", str(each.id)): each.hostname for each in client.machines().machines}
+                assert {name for names in answered for name in names} <= set(machines.values())
+                await subscriber.reaches(max(each.revision for each in client.machines().machines))
+                assert {key: record["hostname"] for key, record in follower.state.records.items()} == machines
+        finally:
+            await subscriber.stop()
+
+    def edit(service: Service, turn: int, names: list[str]) -> None:
+        with Mdb(service.unix) as client, contextlib.suppress(BacklineError):  # the service is killed meanwhile
+            for number in range(turn * 1000, turn * 1000 + 1000):
+                names.append(client.create(new(number)).hostname)
+
+    asyncio.run(follow())
+
+
+def test_the_command_adds_shows_changes_and_removes(mdb: Service) -> None:
+    there = ("--address", mdb.unix)
+    assert command("add", "gw", "--mac", "525400000001", "--type", "service", "--alias", "mdb", *there)[0] == 0
+    code, out, _ = command("edit", "mdb", "--room", "alt", "--dry-run", *there)
+    assert (code, "would be: gw" in out, "room: other → alt" in out) == (0, True, True)
+    command("edit", "mdb", "--faulty", "--faulty-reason", "no fan", *there)
+    code, out, _ = command("show", "mdb", *there)
+    assert "faulty_reason  no fan" in out
+    assert "root (local) updated: faulty False → True, faulty_reason '' → 'no fan'" in out
+    assert "faulty" in command("list", "faulty:yes", *there)[1]
+    assert "removed gw" in command("rm", "gw", *there)[1]
+    code, _, err = command("show", "gw", *there)
+    assert (code, "there is no machine gw" in err) == (Exit.MISSING, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("add", "a_b", "--mac", "525400000001"), "underscore"),
+        (("add", "a"), "MAC address"),
+        (("add", "a", "--mac", "nonsense"), "no MAC address"),
+        (("edit", "gw"), "nothing to change"),
+        (("list", "hostnam:x"), "no field"),
+    ],
+)
+def test_a_mistake_is_one_line(mdb: Service, words: tuple[str, ...], why: str) -> None:
+    code, out, err = command(*words, "--address", mdb.unix)
+    assert (code != 0, out) == (True, "")
+    assert why in err
+    assert "Traceback" not in err
