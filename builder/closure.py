@@ -9,12 +9,12 @@ import ast
 from functools import lru_cache
 from pathlib import Path
 
-from builder.config import tracked_files
+from builder.config import ROOMS, tracked_files
 from services.common.errors import InputError
 
 # What every image with services has: the root program that finds their commands.
 _ROOT_MODULES = ("services.common.main",)
-_PACKAGES = ("services",)
+_PACKAGES = ("services", *ROOMS)
 
 
 @lru_cache(maxsize=4096)
@@ -54,6 +54,11 @@ def _with_parents(module: str) -> list[str]:
     return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
+def package(service: str) -> str:
+    """The Python package of a service."""
+    return service if service in ROOMS else f"services.{service}"
+
+
 def files(root: Path, services: list[str]) -> list[str]:
     """Every file of ours in an image with `services`: modules, data beside them, units; relative paths, sorted.
 
@@ -64,7 +69,7 @@ def files(root: Path, services: list[str]) -> list[str]:
         return []
     wanted = [name for module in _ROOT_MODULES for name in _with_parents(module)]
     data: set[str] = set()
-    for name in tracked_files(root, [f"services/{service}" for service in services]):
+    for name in tracked_files(root, [package(service).replace(".", "/") for service in services]):
         path = Path(name)
         if "__pycache__" in path.parts or not (root / path).is_file():
             continue

@@ -48,6 +48,16 @@ _SCRIPTS = ("mkosi.postinst.chroot", "mkosi.finalize")
 _KNOWN = {*_TREES, *_SCRIPTS, "mkosi.conf", "image.toml"}
 
 
+# A service is the package services/NAME, but for those that are a room of the house by themselves.
+ROOMS = ("netboot",)
+
+
+def known_services(root: Path) -> list[str]:
+    """The names of all services, sorted."""
+    rooms = [name for name in ROOMS if (root / name / "__init__.py").is_file()]
+    return sorted([*rooms, *(found.parent.name for found in (root / "services").glob("*/__init__.py"))])
+
+
 class Initrd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What of the root's kernel goes into its initrd: module names, or folders below the modules' (with a "/")."""
 
@@ -269,7 +279,7 @@ def _read_toml(root: Path, path: Path) -> ImageToml:
 
     document = toml.load(path, area="image")
     image = toml.decode(document, ImageToml)
-    known = sorted(found.parent.name for found in (root / "services").glob("*/__init__.py"))
+    known = known_services(root)
     for index, service in enumerate(image.services or []):
         if service not in known:
             raise InputError(

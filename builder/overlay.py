@@ -91,7 +91,7 @@ def _write_metadata(root: Path, image: Image, app: Path) -> None:
     present = {
         name: module
         for name, module in sorted(commands.items())
-        if any(module == f"services.{s}" or module.startswith(f"services.{s}.") for s in image.services)
+        if any(module == p or module.startswith(f"{p}.") for p in map(closure.package, image.services))
     }
     folder = app / f"backline-{project['version']}.dist-info"
     folder.mkdir(parents=True)

@@ -47,6 +47,12 @@ def test_the_harness_uses_everything_and_no_tests_but_in_its_scenarios() -> None
     assert found == set()
 
 
-@pytest.mark.parametrize("service", SERVICES)
-def test_a_service_knows_no_other_service(service: str) -> None:
-    assert foreign(f"services/{service}", "services.common") == []
+def clients() -> list[str]:
+    """What a service may know of another one: how to ask it, and what it answers."""
+    packages = [*(f"services.{name}" for name in SERVICES), "netboot"]
+    return [f"{package}.{part}" for package in packages for part in ("client", "schema")]
+
+
+@pytest.mark.parametrize("service", [*(f"services/{name}" for name in SERVICES), "netboot"])
+def test_a_service_knows_of_another_one_only_its_client(service: str) -> None:
+    assert foreign(service, "services.common", *clients()) == []
