@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,16 +20,23 @@ ROLES = ("gw", "rhfs", "nfsroot")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _nothing_is_left_of_a_lab() -> Iterator[None]:
+def _nothing_is_left_of_a_lab(request: pytest.FixtureRequest) -> Iterator[None]:
     """Neither a cgroup nor a record of a lab that died, nor a journal that nobody kept."""
-    before = set(registry.leftovers()) if os.geteuid() == 0 else set()
+    before = _left()
     yield
-    if os.geteuid() == 0:
-        assert set(registry.leftovers()) - before == set()
+    kept = request.session.testsfailed or request.config.getoption("--lan-keep")
+    assert _left(journals=not kept) - before == set()
+
+
+def _left(*, journals: bool = True) -> set[str]:
+    if os.geteuid() != 0:
+        return set()
+    kept = Path(tempfile.gettempdir()).glob(f"backline-lan-*-{os.getpid()}-*.journal") if journals else ()
+    return {*registry.leftovers(), *(str(path) for path in kept)}
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _images(request: pytest.FixtureRequest) -> None:
+def _images(request: pytest.FixtureRequest, _nothing_is_left_of_a_lab: None) -> None:
     """Every lab runs the versions that this checkout and lock describe."""
     if os.geteuid() != 0:
         return
