@@ -488,12 +488,13 @@ def openapi_of_hostd() -> dict[str, object]:
 def openapi_of_mdb() -> dict[str, object]:
     """The document that mdb serves as /openapi.json."""
     from services.common import openapi
+    from services.common.access import Access
     from services.common.database import Database
     from services.mdb.app import make_app
     from services.mdb.store import Store
 
     with Database("sqlite://") as database:
-        return openapi.document(make_app(Store(database, {}), writer_groups=[]).operations, title="mdb", version="")
+        return openapi.document(make_app(Store(database, {}), Access()).operations, title="mdb", version="")
 
 
 def _mdb_parser() -> argparse.ArgumentParser:

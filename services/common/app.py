@@ -30,6 +30,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from services.common import log, openapi, problem
+from services.common.access import Access
 from services.common.codec import encode_json
 from services.common.edge import Operation
 from services.common.errors import BacklineError, HostError
@@ -64,8 +65,10 @@ class Application(Starlette):
         metrics: Metrics,
         lifespan: Lifespan[Application] | None,
         max_body_size: int,
+        access: Access,
     ) -> None:
         self.service = service
+        self.access = access
         self.operations = tuple(operations)
         self.metrics = metrics
         self.startup_error: BacklineError | None = None
@@ -104,9 +107,11 @@ def create_app(
     identity: ImageIdentity | None = None,
     max_body_size: int = MAX_BODY_SIZE,
     description: str = "",
+    access: Access | None = None,
 ) -> Application:
     """The application of `service`.
 
+    `access` is how it knows its callers (`services.common.access`); without it only the unix socket tells.
     `checks` are named and say by raising BacklineError that the service is not ready; each has `CHECK_SECONDS`.
     Operations among `routes` are documented in /openapi.json, other routes are only served.
     """
@@ -152,6 +157,7 @@ def create_app(
         metrics=metrics,
         lifespan=lifespan,
         max_body_size=max_body_size,
+        access=access or Access(),
     )
     return app
 
@@ -260,7 +266,7 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     document = problem.from_error(error, instance=quote(request.url.path), request_id=log.request_id.get())
     level = logging.ERROR if document.status >= 500 else logging.INFO
     logger.log(level, "%s: %s", error.code, error, extra={"fields": {"code": error.code, "hint": error.hint}})
-    return _response(document)
+    return _response(document, {"www-authenticate": "Bearer"} if document.status == 401 else None)
 
 
 async def _answer_status(request: Request, error: Exception) -> Response:

@@ -74,6 +74,12 @@ class HostError(BacklineError):
     exit = Exit.HOST
 
 
+class AccessError(BacklineError):
+    """The caller may not do this."""
+
+    exit = Exit.HOST
+
+
 class BusyError(BacklineError):
     """Someone else holds the lock and did not let go in time."""
 

@@ -24,8 +24,6 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from services.common.errors import BacklineError, Exit
-
 HEADER_SECONDS = 10.0
 MAX_TCP = 256
 _KEY = "backline.peer"
@@ -43,12 +41,6 @@ class Peer(msgspec.Struct, frozen=True):
     def belongs_to(self, *gids: int) -> bool:
         """Is one of `gids` its group, or among its supplementary groups?"""
         return not {self.gid, *self.groups}.isdisjoint(gids)
-
-
-class AccessError(BacklineError):
-    """The caller may not do this."""
-
-    exit = Exit.HOST
 
 
 def peer_of(request: HTTPConnection) -> Peer | None:

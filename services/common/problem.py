@@ -17,8 +17,20 @@ CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:backline:problem:"
 
 STATUS: Mapping[str | Exit, int] = {
-    "auth.missing": 401,
     "auth": 403,
+    "auth.administrators": 503,
+    "auth.anonymous": 401,
+    "auth.certificate": 401,
+    "auth.expired": 401,
+    "auth.foreign": 401,
+    "auth.key": 503,
+    "auth.kind": 401,
+    "auth.malformed": 401,
+    "auth.off": 401,
+    "auth.rate": 429,
+    "auth.replayed": 401,
+    "auth.revoked": 401,
+    "auth.signature": 401,
     "bus.denied": 403,
     "bus": 503,
     "conflict": 409,

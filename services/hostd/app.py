@@ -3,20 +3,19 @@
 Host, version, units and their states are for everybody who reaches a socket: any local user learns as much from
 systemctl, and an administrator's tools need them from the LAN. Journals may hold anything, so they are given on the
 unix socket alone, to those who could read them with journalctl: root, hostd's own user, and members of the groups of
-setting `journal_groups`. The kernel says who that is (`services.common.peer`). Nothing can be changed through hostd.
+setting `journal_groups`. The kernel says who that is (`services.common.access`). Nothing can be changed through hostd.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 
 from starlette.requests import Request
 
+from services.common.access import Access, Role, require
 from services.common.app import Application, create_app
 from services.common.edge import Operation, read_query
-from services.common.peer import AccessError, Peer, group_ids, peer_of
 from services.hostd.schema import Host, Journal, JournalQuery, UnitDetail, Units, UnitsQuery
 from services.hostd.store import Store
 
@@ -26,9 +25,8 @@ JOURNALS_AT_ONCE = 4
 class Hostd:
     """The handlers, around one store."""
 
-    def __init__(self, store: Store, *, journal_groups: Sequence[str]) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
-        self.journal_groups = journal_groups
         self.journals = asyncio.Semaphore(JOURNALS_AT_ONCE)
 
     async def host(self, request: Request) -> Host:  # noqa: ARG002
@@ -46,7 +44,7 @@ class Hostd:
 
     async def journal(self, request: Request) -> Journal:
         """The newest journal entries of a unit; only on the unix socket, for root and the journal's groups."""
-        may_read_journals(peer_of(request), self.journal_groups)
+        require(request, Role.ORGANIZER)
         query = read_query(request, JournalQuery)
         async with self.journals:
             return await asyncio.to_thread(self.store.journal, request.path_params["name"], query)
@@ -56,22 +54,13 @@ class Hostd:
         await asyncio.to_thread(self.store.manager.list_units, patterns=["-.slice"])
 
 
-def may_read_journals(peer: Peer | None, groups: Sequence[str]) -> None:
-    """Raises AccessError: `auth.local-only` over TCP, `auth.denied` for a peer that is in none of `groups`."""
-    if peer is None:
-        raise AccessError("auth.local-only", "journals are not given over the network", hint="ask on the host itself")
-    if peer.uid not in (0, os.geteuid()) and not peer.belongs_to(*group_ids(groups)):
-        raise AccessError(
-            "auth.denied", f"user {peer.uid} may not read journals", hint=f"for root and the groups {', '.join(groups)}"
-        )
-
-
 def make_app(store: Store, *, journal_groups: Sequence[str]) -> Application:
     """hostd's application."""
-    hostd = Hostd(store, journal_groups=journal_groups)
+    hostd = Hostd(store)
     unit_errors = [400, 404, 503]
     return create_app(
         service="hostd",
+        access=Access(groups={Role.ORGANIZER: journal_groups}),
         description="What runs on this host: image, units, journals. Read-only.",
         identity=store.identity,
         checks={"bus": hostd.bus_answers},
@@ -86,7 +75,7 @@ def make_app(store: Store, *, journal_groups: Sequence[str]) -> Application:
                 summary="A unit's journal",
                 query=JournalQuery,
                 answer=Journal,
-                errors=[403, *unit_errors],
+                errors=[401, 403, *unit_errors],
             ),
         ],
     )

@@ -1,27 +1,25 @@
 """The HTTP face of mdb: machines, their pools and history, and the feed.
 
-Reading is open to the LAN, as it always was. Writing is for root and the members of the groups of setting
-`writer_groups`, over the unix socket, where the kernel says who is calling (`services.common.peer`).
+Reading is open to the LAN, as it always was. Writing is for role root (`services.common.access`): over the unix socket
+root, mdb's own user and the members of the groups of setting `writer_groups`; over HTTPS who has logged in as root.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import pwd
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from services.common.access import Access, Role, require
 from services.common.app import Application, create_app
 from services.common.codec import encode_json
 from services.common.edge import Operation, read_body, read_query
 from services.common.errors import UsageError
 from services.common.feed.server import Feed
-from services.common.peer import AccessError, group_ids, peer_of
 from services.mdb import query
 from services.mdb.models import outbox
 from services.mdb.schema import (
@@ -45,9 +43,8 @@ BULK_BYTES = 16 * 1024 * 1024
 class Mdb:
     """The handlers, around one store."""
 
-    def __init__(self, store: Store, *, writer_groups: Sequence[str]) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
-        self.writer_groups = writer_groups
 
     async def machines(self, request: Request) -> Machines:
         """Machines that a query finds (see `services.mdb.query`), in the order of their host names."""
@@ -63,26 +60,26 @@ class Mdb:
 
     async def create(self, request: Request) -> Response:
         """Add a machine."""
-        actor = self._writer(request)
+        actor = writer(request)
         new = await read_body(request, NewMachine)
         made = await asyncio.to_thread(self.store.create, actor, new)
         return _tagged(made, status=201)
 
     async def change(self, request: Request) -> Response:
         """Change a machine; with If-Match, only while it is as the caller last saw it."""
-        actor = self._writer(request)
+        actor = writer(request)
         patch = await read_body(request, MachinePatch)
         id, match = int(request.path_params["id"]), _match(request)
         return _tagged(await asyncio.to_thread(self.store.update, actor, id, patch, match=match))
 
     async def delete(self, request: Request) -> None:
         """Remove a machine; its address rests before it is given again."""
-        actor = self._writer(request)
+        actor = writer(request)
         await asyncio.to_thread(self.store.delete, actor, int(request.path_params["id"]), match=_match(request))
 
     async def edit(self, request: Request) -> Edited:
         """Many edits, all of them or none; with `dry`, only told."""
-        actor = self._writer(request)
+        actor = writer(request)
         asked = await read_body(request, Edits)
         edits: list[Edit] = [Create(new) for new in asked.create]
         edits += [Update(change.id, change.patch, change.match) for change in asked.update]
@@ -101,27 +98,16 @@ class Mdb:
         entries = await asyncio.to_thread(self.store.audit, key=key, before=asked.before, limit=asked.limit)
         return Audit(entries=entries)
 
-    def _writer(self, request: Request) -> Actor:
-        """Who is writing. Raises AccessError: `auth.local-only`, `auth.denied`."""
-        peer = peer_of(request)
-        if peer is None:
-            raise AccessError("auth.local-only", "mdb is not changed over the network", hint="use it on gw itself")
-        if peer.uid not in (0, os.geteuid()) and not peer.belongs_to(*group_ids(self.writer_groups)):
-            raise AccessError(
-                "auth.denied",
-                f"user {peer.uid} may not change mdb",
-                hint=f"for root and the groups {', '.join(self.writer_groups)}",
-            )
-        try:
-            name = pwd.getpwuid(peer.uid).pw_name
-        except KeyError:
-            name = f"uid {peer.uid}"
-        return Actor(name, "local")
+
+def writer(request: Request) -> Actor:
+    """Who is writing. Raises AccessError of `services.common.access.require`."""
+    caller = require(request, Role.ROOT)
+    return Actor(caller.name, caller.origin)
 
 
-def make_app(store: Store, *, writer_groups: Sequence[str]) -> Application:
+def make_app(store: Store, access: Access) -> Application:
     """mdb's application."""
-    mdb = Mdb(store, writer_groups=writer_groups)
+    mdb = Mdb(store)
     feed = Feed(store.database, outbox, store.source, topics=TOPICS)
 
     @contextlib.asynccontextmanager
@@ -130,9 +116,10 @@ def make_app(store: Store, *, writer_groups: Sequence[str]) -> Application:
         async with feed.run(app):
             yield
 
-    writing = [403, 404, 409, 422]
+    writing = [401, 403, 404, 409, 422]
     return create_app(
         service="mdb",
+        access=access,
         description="The machine database: what is in the hall, where it gets its address, root and home from.",
         checks={"feed": feed.healthy},
         lifespan=lifespan,

@@ -83,9 +83,11 @@ def _fields(parser: argparse.ArgumentParser, *, without: Sequence[str] = ()) -> 
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    from services.common.access import Access, Role
     from services.common.database import Database
     from services.common.serve import serve
     from services.common.settings import read
+    from services.common.tokens import Tokens
     from services.mdb.app import make_app
     from services.mdb.pools import bounds_of
     from services.mdb.schema import Settings
@@ -93,8 +95,9 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     settings = read(Settings, section="mdb", file=arguments.config)
     bounds = bounds_of(settings)
+    access = Access(settings.access, groups={Role.ROOT: settings.writer_groups}, tokens=Tokens.of_this_service())
     with Database(settings.database) as database:
-        app = make_app(Store(database, bounds), writer_groups=settings.writer_groups)
+        app = make_app(Store(database, bounds), access)
         # Everybody may connect: what a caller may do is decided by who the kernel says it is.
         return serve(app, listen=arguments.listen, mode=0o666, grace_seconds=settings.grace_seconds)
 

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from services.common.access_settings import AccessSettings
+
 HOSTS_MAX = 9999
 
 
@@ -68,6 +70,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         list[str], Meta(description="`address=host`: what hall.toml gives to a host, and nobody else gets")
     ] = msgspec.field(default_factory=list)
     pools: PoolsSettings = PoolsSettings()
+    access: AccessSettings = AccessSettings()
     grace_seconds: Annotated[int, Meta(ge=0, le=300, description="how long a stop waits for running requests")] = 10
 
 

@@ -53,7 +53,7 @@ def test_exit_codes_are_what_scripts_know() -> None:
         (UsageError("request.other", ""), 400),
         (UsageError("requesting", ""), 400),
         (HostError("bus.denied", ""), 403),
-        (HostError("auth.missing", ""), 401),
+        (HostError("auth.anonymous", ""), 401),
         (HostError("auth.denied", ""), 403),
     ],
 )

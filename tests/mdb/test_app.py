@@ -67,7 +67,7 @@ def test_everybody_on_the_lan_reads_and_nobody_there_writes(mdb: Service) -> Non
         ):
             with pytest.raises(RemoteError) as caught:
                 call()
-            assert (caught.value.code, caught.value.problem.status) == ("auth.local-only", 403)
+            assert (caught.value.code, caught.value.problem.status) == ("auth.anonymous", 401)
         assert local.machines().machines == [made]
 
 
