@@ -101,6 +101,14 @@ class Access:
             return self._by_peer(hop.peer)
         return Caller("", frozenset(), frozenset(), hop.origin)
 
+    def session(self, request: HTTPConnection) -> Claims | None:
+        """The claims of the session that `caller` knows the request by; None for every other caller."""
+        token = _bearer(request) or request.cookies.get(COOKIE)
+        if self.tokens is None or token is None:
+            return None
+        kind, claims = self.tokens.read(token, Kind.SESSION, Kind.MACHINE)
+        return claims if kind is Kind.SESSION else None
+
     def hop(self, request: HTTPConnection) -> Hop:
         """How the request got here. Raises AccessError: `auth.malformed`, `auth.certificate`."""
         peer = peer_of(request)

@@ -36,6 +36,7 @@ from services.common.edge import Operation
 from services.common.errors import BacklineError, HostError
 from services.common.identity import ImageIdentity, Version, read_identity
 from services.common.metrics import Metrics
+from services.common.sessions import Sessions
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +148,8 @@ def create_app(
         Operation("GET", "/version", version, summary="What runs here?", answer=Version),
         Operation("GET", "/metrics", metrics_text, summary="Metrics for Prometheus", media_type="text/plain"),
     ]
+    if access is not None and access.tokens is not None:
+        routes = [*routes, *Sessions(service, access, access.tokens).routes()]
     own = [route for route in routes if isinstance(route, Operation)]
     others = [route for route in routes if not isinstance(route, Operation)]
     others.append(Route("/openapi.json", openapi_json, include_in_schema=False))

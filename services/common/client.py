@@ -3,11 +3,15 @@
 A service's client.py describes its calls once, as functions that return `Call`, and wraps them in both faces. What goes
 wrong is one of the house's errors: the service's own problem document as RemoteError, MissingError when it cannot be
 reached, IntegrityError when its answer is not what was agreed. Proxies of the environment are not used.
+
+Over HTTPS a client believes the hall's CA, shows the certificate of its `TlsSettings`, and sends the session that
+`backline login` has kept for that address, unless a call has an Authorization of its own.
 """
 
 from __future__ import annotations
 
 import socket
+import ssl
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,9 +23,11 @@ from urllib.parse import quote
 import httpx2
 import msgspec
 
+from services.common import saved_sessions
 from services.common.codec import decode_json, encode_json
 from services.common.errors import IntegrityError, MissingError, UsageError
 from services.common.problem import RemoteError, decode_problem
+from services.common.tls import TlsSettings, client_context
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -76,11 +82,16 @@ def path_of(*segments: str) -> str:
 class Client:
     """The face that blocks. A context manager."""
 
-    def __init__(self, address: str, *, seconds: float = SECONDS) -> None:
+    def __init__(self, address: str, *, seconds: float = SECONDS, tls: TlsSettings | None = None) -> None:
         self.endpoint = Endpoint.parse(address)
         uds = str(self.endpoint.path) if self.endpoint.path else None
+        verify, headers = secured(self.endpoint, tls)
         self._http = httpx2.Client(
-            base_url=self.endpoint.base, transport=httpx2.HTTPTransport(uds=uds), timeout=seconds, trust_env=False
+            base_url=self.endpoint.base,
+            transport=httpx2.HTTPTransport(uds=uds, verify=verify),
+            headers=headers,
+            timeout=seconds,
+            trust_env=False,
         )
 
     def __enter__(self) -> Self:
@@ -108,11 +119,16 @@ class Client:
 class AsyncClient:
     """The face for asyncio. An asynchronous context manager."""
 
-    def __init__(self, address: str, *, seconds: float = SECONDS) -> None:
+    def __init__(self, address: str, *, seconds: float = SECONDS, tls: TlsSettings | None = None) -> None:
         self.endpoint = Endpoint.parse(address)
         uds = str(self.endpoint.path) if self.endpoint.path else None
+        verify, headers = secured(self.endpoint, tls)
         self._http = httpx2.AsyncClient(
-            base_url=self.endpoint.base, transport=httpx2.AsyncHTTPTransport(uds=uds), timeout=seconds, trust_env=False
+            base_url=self.endpoint.base,
+            transport=httpx2.AsyncHTTPTransport(uds=uds, verify=verify),
+            headers=headers,
+            timeout=seconds,
+            trust_env=False,
         )
 
     async def __aenter__(self) -> Self:
@@ -134,6 +150,20 @@ class AsyncClient:
         except httpx2.HTTPError as error:
             raise _unreachable(self.endpoint, error) from error
         return _decode(self.endpoint, call, response)
+
+
+def secured(endpoint: Endpoint, tls: TlsSettings | None) -> tuple[ssl.SSLContext | bool, dict[str, str]]:
+    """What verifies an endpoint's server, and the headers of a session that this user has there.
+
+    Raises InputError("tls.files").
+    """
+    if not endpoint.base.startswith("https://"):
+        return False, {}  # nothing to verify
+    saved = saved_sessions.find(endpoint.base)
+    if tls is None and saved is not None and saved.ca is not None:
+        tls = TlsSettings(ca=Path(saved.ca))
+    headers = {} if saved is None else {"authorization": f"Bearer {saved.token}"}
+    return client_context(tls), headers
 
 
 def _request(http: httpx2.Client | httpx2.AsyncClient, call: Call[T]) -> httpx2.Request:

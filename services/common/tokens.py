@@ -58,7 +58,9 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
     key: str | None = None
     """The fingerprint of the SSH key that opened the session."""
     audience: str | None = None
-    """The one process or address that takes it."""
+    """The one process, or process and address, that takes it."""
+    session_ends: int | None = None
+    """Of a link: when the session ends that it opens."""
 
 
 class Tokens:

@@ -15,15 +15,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
+from services.common import administrators
+from services.common.codec import encode_json
 from services.common.errors import InputError
 from services.common.signing import format_signers
 from services.hall import keys
-from services.hall.schema import Hall, Host, Method, Nic, Purpose
+from services.hall.schema import Administrator, AdministratorRole, Hall, Host, Method, Nic, Purpose
 
 NETWORKD = "/run/systemd/network"
 RESOLVED = "/run/systemd/resolved.conf.d/50-backline-hall.conf"
 SSHD = "/run/backline/sshd.d/50-hall.conf"
 AUTHORIZED_KEYS = "/run/backline/authorized_keys"
+ADMINISTRATORS = str(administrators.FILE)
 CHRONY = "/run/backline/chrony.d/50-hall.conf"
 ALLOWED_SIGNERS = "/run/backline/allowed_signers"
 CA = "/run/backline/ca.pem"
@@ -101,6 +104,8 @@ def render(hall: Hall, identity: Identity) -> dict[str, File]:
         LOCALE: File(f"{_HEADER}LANG={site.locale}\n"),
         KEYBOARD: File(f'{_HEADER}XKBMODEL="pc105"\nXKBLAYOUT="{site.keyboard}"\nBACKSPACE="guess"\n'),
     }
+    if not identity.seat:  # nobody logs in to the services of a seat
+        files[ADMINISTRATORS] = File(_people(hall))
     for name, text in _networkd(hall, identity, host).items():
         files[f"{NETWORKD}/{name}"] = File(text)
     return dict(sorted(files.items()))
@@ -278,11 +283,26 @@ def _sshd() -> str:
 
 
 def _administrators(hall: Hall) -> Iterator[str]:
+    """The keys that open root, and whose they are."""
     for person in hall.administrators:
-        for line in person.keys:
-            kind, blob = keys.check_ssh_key(line).split()[:2]
-            yield f"{kind} {blob} {person.name}"
+        if person.role is AdministratorRole.ROOT:
+            yield from _keys(person)
+
+
+def _keys(person: Administrator) -> Iterator[str]:
+    for line in person.keys:
+        kind, blob = keys.check_ssh_key(line).split()[:2]
+        yield f"{kind} {blob} {person.name}"
 
 
 def _authorized_keys(hall: Hall) -> str:
     return _HEADER + "".join(f"{line}\n" for line in _administrators(hall))
+
+
+def _people(hall: Hall) -> str:
+    """Whom our services let log in, as `services.common.administrators` reads it."""
+    people = [
+        administrators.Administrator(person.name, person.role.value, list(_keys(person)))
+        for person in hall.administrators
+    ]
+    return encode_json(administrators.Administrators(people)).decode() + "\n"

@@ -112,10 +112,23 @@ class Upstream(Table, frozen=True, kw_only=True):
     ntp: Annotated[list[str], about("Time servers that gw follows; without any, gw's own clock is the hall's.")] = []
 
 
-class Administrator(Table, frozen=True, kw_only=True):
-    """Someone who may log in as root on every machine and command the services."""
+class AdministratorRole(Enum):
+    """What an administrator may do."""
 
-    name: Annotated[str, about("Who it is; appears in logs.")]
+    ROOT = "root"
+    ORGANIZER = "organizer"
+
+
+class Administrator(Table, frozen=True, kw_only=True):
+    """Someone who may log in to the services, and, with role root, as root on every machine."""
+
+    name: Annotated[str, about("Who it is, for `backline login` and in logs.")]
+    role: Annotated[
+        AdministratorRole,
+        about(
+            "`root` may do everything, also by ssh on every machine; `organizer` only what services let organizers do."
+        ),
+    ] = AdministratorRole.ROOT
     keys: Annotated[list[str], about("SSH public keys, one line each, as in a .pub file.")]
 
 

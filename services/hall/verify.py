@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Interface, ip_address
 
+from services.common.administrators import Administrators
+from services.common.codec import decode_json
 from services.common.errors import BacklineError, InputError
 from services.common.names import label_problem
 from services.common.signing import parse_signers
@@ -85,6 +87,8 @@ def _check(target: str, text: str) -> None:
     elif target == render.AUTHORIZED_KEYS:
         for line in _lines(text):
             keys.check_ssh_key(line)
+    elif target == render.ADMINISTRATORS:
+        decode_json(text.encode(), Administrators)
     elif target == render.CA:
         keys.check_ca(text)
     elif target in (render.SSHD, render.CHRONY):  # their daemons check them

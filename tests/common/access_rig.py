@@ -30,6 +30,7 @@ class Answer:
 
     status: int
     body: dict[str, Any]
+    text: str = ""
 
     @property
     def code(self) -> str:
@@ -74,17 +75,27 @@ class Guarded:
         ids: tuple[int, int] = (0, 0),
         headers: Mapping[str, str] | None = None,
         tcp: bool = False,
+        body: object = None,
+        form: Mapping[str, str] | None = None,
     ) -> Answer:
         """What it answers a user with these ids, on its unix socket or over TCP."""
         argv = ["setpriv", f"--reuid={ids[0]}", f"--regid={ids[1]}", "--clear-groups", "curl", "--silent"]
         argv += ["--request", method, "--write-out", "\n%{http_code}"]
+        if body is not None:
+            argv += ["--json", json.dumps(body)]
+        for name, value in (form or {}).items():
+            argv += ["--data-urlencode", f"{name}={value}"]
+        if form is not None:
+            argv.append("--include")
         for name, value in (headers or {}).items():
             argv += ["--header", f"{name}: {value}"]
         if not tcp:
             argv += ["--unix-socket", str(self.service.socket)]
         base = self.service.http if tcp else "http://localhost"
         body, _, status = run([*argv, base + path]).stdout.rpartition("\n")
-        return Answer(int(status), json.loads(body) if body else {})
+        if form is not None or body.startswith("<"):
+            return Answer(int(status), {}, body)
+        return Answer(int(status), json.loads(body) if body else {}, body)
 
 
 @contextlib.contextmanager

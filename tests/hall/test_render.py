@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from services.common.administrators import Administrator, Administrators
+from services.common.codec import decode_json
 from services.common.errors import InputError
 from services.common.signing import parse_signers
 from services.hall import verify
@@ -138,6 +140,20 @@ def test_only_keys_open_a_machine_and_only_those_of_administrators_open_root() -
     lines = [line.strip() for line in files["/run/backline/sshd.d/50-hall.conf"].splitlines()]
     assert "PasswordAuthentication no" in lines
     assert lines[lines.index("Match User root") + 1] == "AuthorizedKeysFile /run/backline/authorized_keys"
+
+
+def test_an_organizer_logs_in_to_services_and_not_to_machines() -> None:
+    found = hall(("keys = [", 'role = "organizer"\nkeys = ['))
+    (person,) = found.administrators
+    files = {path: file.content for path, file in render(found, Identity("gw", "gw")).items()}
+    assert files["/run/backline/authorized_keys"].splitlines()[1:] == []
+    written = decode_json(files["/run/backline/administrators.json"].encode(), Administrators)
+    assert written == Administrators([Administrator(person.name, "organizer", [f"{OTHER_KEY} {person.name}"])])
+
+
+def test_a_seat_is_not_told_who_administers_the_services() -> None:
+    assert "/run/backline/administrators.json" in texts("gw", "gw")
+    assert "/run/backline/administrators.json" not in texts("nfsroot", "pas-r01p01")
 
 
 def _administrator() -> str:

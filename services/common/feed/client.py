@@ -26,12 +26,13 @@ import httpx2
 import msgspec
 from prometheus_client import Gauge
 
-from services.common.client import Endpoint
+from services.common.client import Endpoint, secured
 from services.common.codec import decode_json
 from services.common.errors import BacklineError, HostError, IntegrityError, MissingError
 from services.common.feed.wire import KEEP_ALIVE_SECONDS, Change, Event, Item, Kind, Parser, Position, Record, Snapshot
 from services.common.metrics import Metrics
 from services.common.problem import RemoteError, decode_problem
+from services.common.tls import TlsSettings
 
 logger = logging.getLogger(__name__)
 
@@ -123,12 +124,14 @@ class Follower:
         fields: Collection[str] | None = None,
         memory: Path | None = None,
         client: Callable[[], httpx2.AsyncClient] | None = None,
+        tls: TlsSettings | None = None,
     ) -> None:
         self.endpoint = Endpoint.parse(address)
         self.path = path
         self.topics = tuple(sorted(topics))
         self.fields = None if fields is None else frozenset(fields)
         self.memory = memory
+        self.tls = tls
         self.state = State()
         self._client = client or self._plain
         self._heard = time.monotonic()
@@ -238,8 +241,14 @@ class Follower:
     def _plain(self) -> httpx2.AsyncClient:
         uds = str(self.endpoint.path) if self.endpoint.path else None
         timeout = httpx2.Timeout(SILENCE_SECONDS, connect=5.0)
-        transport = httpx2.AsyncHTTPTransport(uds=uds)
-        return httpx2.AsyncClient(base_url=self.endpoint.base, transport=transport, timeout=timeout, trust_env=False)
+        verify, headers = secured(self.endpoint, self.tls)  # anew: certificates are renewed
+        return httpx2.AsyncClient(
+            base_url=self.endpoint.base,
+            transport=httpx2.AsyncHTTPTransport(uds=uds, verify=verify),
+            headers=headers,
+            timeout=timeout,
+            trust_env=False,
+        )
 
     # Memory
 
