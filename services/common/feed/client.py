@@ -159,9 +159,15 @@ class Follower:
 
     # Following
 
+    def recall(self) -> Mapping[Key, Record] | None:
+        """The remembered state, for those who can work with it before the feed answers; None when there is none."""
+        if self.state.position is None:
+            self._recall()
+        return self.state.records if self.state.position is not None else None
+
     async def batches(self) -> AsyncIterator[Batch]:
         """State and changes, for ever. Only what the feed can never serve is raised: RemoteError of a refusal."""
-        self._recall()
+        self.recall()
         first, wait = True, _FIRST_WAIT
         while True:
             try:

@@ -1,0 +1,306 @@
+"""What netboot takes and answers, but for the scripts that machines run.
+
+A version is named by its id alone (`20261121.bf275d18ebe8`), which is unique over roles: it is made from everything
+that went into the image. Times are seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+RFS_MAX = 9999
+OPTIONS_MAX = 512
+
+
+def about(text: str) -> Meta:
+    """What a field is, for OpenAPI and docs/netboot.md."""
+    return Meta(description=text)
+
+
+VersionId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+Label = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+RootHash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Why = Annotated[str, Meta(max_length=500)]
+BootId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of section `netboot`."""
+
+    database: Annotated[str, Meta(description="URL of the database: sqlite:////path or postgresql://host/name")] = (
+        "sqlite:////var/lib/backline-netboot/netboot.db"
+    )
+    mdb: Annotated[str, Meta(description="where mdb is")] = "unix:/run/backline/mdb.sock"
+    memory: Annotated[str, Meta(description="file that remembers mdb's machines; none when empty")] = (
+        "/var/lib/backline-netboot/mdb.json"
+    )
+    hall: Annotated[str, Meta(description="name of the hall, as machines show it")] = "hall"
+    domain: Annotated[str, Meta(description="DNS domain of the hall's machines")] = ""
+    gateways: Annotated[
+        list[str],
+        Meta(description="`network=address`: gw's address for machines of that network; the first for others"),
+    ] = msgspec.field(default_factory=list)
+    aliens: Annotated[str, Meta(description="`first-last`: addresses of machines that mdb does not know")] = ""
+    hall_toml: Annotated[str, Meta(description="the hall.toml that machines are given")] = "/run/backline/hall.toml"
+    writer_groups: Annotated[
+        list[str], Meta(description="groups whose members may change netboot over the unix socket, besides root")
+    ] = msgspec.field(default_factory=list)
+    grace_seconds: Annotated[int, Meta(ge=0, le=300, description="how long a stop waits for running requests")] = 10
+
+
+class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What comes in: an unknown field is a mistake."""
+
+
+class NewVersion(Strict, frozen=True, kw_only=True):
+    """A version to be known."""
+
+    version: Annotated[VersionId, about("Its id, as the builder named it.")]
+    role: Annotated[Label, about("The image that it is a version of.")] = "nfsroot"
+    root_hash: Annotated[RootHash, about("dm-verity's root hash of its root.erofs.")]
+    options: Annotated[str, Meta(max_length=OPTIONS_MAX), about("Further words for the kernel's command line.")] = ""
+    size: Annotated[int, Meta(ge=0), about("Bytes of its files.")] = 0
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True):
+    """A version that netboot knows."""
+
+    version: str
+    role: str
+    root_hash: str
+    options: str
+    size: int
+    added: float
+    added_by: str
+
+
+class Versions(msgspec.Struct, frozen=True, kw_only=True):
+    """Every version, the newest first."""
+
+    versions: list[Version]
+
+
+class Holding(msgspec.Struct, frozen=True, kw_only=True):
+    """A root file server has confirmed that it holds a version."""
+
+    rfs: int
+    version: str
+    confirmed_at: float
+
+
+class Holdings(msgspec.Struct, frozen=True, kw_only=True):
+    """Which root file server holds what."""
+
+    holdings: list[Holding]
+
+
+class Channel(msgspec.Struct, frozen=True, kw_only=True):
+    """A channel's pointer. `effective` is what its machines get now: `previous`, when nobody committed in time."""
+
+    name: str
+    current: str | None
+    previous: str | None
+    commit_by: float | None
+    committed: bool
+    generation: int
+    effective: str | None
+    changed: float
+    changed_by: str
+    why: str
+
+
+class Channels(msgspec.Struct, frozen=True, kw_only=True):
+    """Every channel."""
+
+    channels: list[Channel]
+
+
+class NewPointer(Strict, frozen=True, kw_only=True):
+    """Where a channel shall point to."""
+
+    version: Annotated[VersionId, about("The version that its machines boot from now on.")]
+    why: Annotated[Why, about("For the history.")] = ""
+    commit_seconds: Annotated[
+        Annotated[int, Meta(ge=1, le=30 * 86400)] | None,
+        about("Point back by itself unless it is committed within so many seconds; committed at once when absent."),
+    ] = None
+    generation: Annotated[int | None, about("Only while the channel is at this generation.")] = None
+
+
+class Move(Strict, frozen=True, kw_only=True):
+    """Commit what a channel points to, or take it back."""
+
+    why: Annotated[Why, about("For the history.")] = ""
+    generation: Annotated[int | None, about("Only while the channel is at this generation.")] = None
+
+
+class Action(Enum):
+    """What happened to a channel."""
+
+    SET = "set"
+    COMMITTED = "committed"
+    REVERTED = "reverted"
+
+
+class ChannelChange(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a channel's history; `current` is where it pointed afterwards."""
+
+    id: int
+    channel: str
+    action: Action
+    current: str | None
+    previous: str | None
+    commit_by: float | None
+    generation: int
+    at: float
+    by: str
+    why: str
+
+
+class ChannelHistory(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened to a channel, the newest first."""
+
+    changes: list[ChannelChange]
+
+
+class PinKind(Enum):
+    """What a pin is for."""
+
+    ROOM = "room"
+    TYPE = "type"
+
+
+class NewPin(Strict, frozen=True, kw_only=True):
+    """A version that a room or type boots, whatever its channels say."""
+
+    version: VersionId
+    why: Annotated[Why, about("For those who wonder.")] = ""
+
+
+class Pin(msgspec.Struct, frozen=True, kw_only=True):
+    """A pin of a room or type; a machine's own pin is in mdb."""
+
+    kind: PinKind
+    value: str
+    version: str
+    why: str
+    at: float
+    by: str
+
+
+class Pins(msgspec.Struct, frozen=True, kw_only=True):
+    """Every pin of rooms and types."""
+
+    pins: list[Pin]
+
+
+class Outcome(Enum):
+    """What a machine was answered."""
+
+    BOOT = "boot"
+    UNKNOWN = "unknown"
+    NOT_READY = "not-ready"
+    WAIT = "wait"
+    FAULTY = "faulty"
+    BAD_RECORD = "bad-record"
+    NO_VERSION = "no-version"
+    NOT_HELD = "not-held"
+    NO_SERVER = "no-server"
+
+
+class Stage(Enum):
+    """How far a boot came."""
+
+    INITRD = "initrd"
+    SYSTEM = "system"
+    FAILED = "failed"
+
+
+class Boot(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine was answered once, and what became of it."""
+
+    id: str
+    machine: int
+    hostname: str
+    mac: str
+    address: str
+    asked_from: str
+    outcome: Outcome
+    rule: str
+    detail: str
+    version: str | None
+    role: str | None
+    rfs: int | None
+    servers: list[str]
+    at: float
+    claimed_at: float | None
+    claimed_from: str | None
+    refused_claims: int
+    stage: Stage | None
+    stage_at: float | None
+    stage_detail: str
+
+
+class Boots(msgspec.Struct, frozen=True, kw_only=True):
+    """Boots, the newest first."""
+
+    boots: list[Boot]
+
+
+class BootsQuery(Strict, frozen=True, kw_only=True):
+    """Which boots."""
+
+    machine: Annotated[str | None, about("Of one machine: id, name, MAC or address.")] = None
+    limit: Annotated[int, Meta(ge=1, le=1000), about("At most so many.")] = 50
+
+
+class Report(Strict, frozen=True, kw_only=True):
+    """How far a boot is."""
+
+    stage: Stage
+    detail: Annotated[str, Meta(max_length=2000)] = ""
+    ssh_host_key: Annotated[str, Meta(max_length=1000)] | UnsetType = UNSET
+
+
+class Credentials(msgspec.Struct, frozen=True, kw_only=True):
+    """The credentials of one boot by name, as systemd calls them."""
+
+    credentials: dict[str, str]
+
+
+class BootlogQuery(Strict, frozen=True, kw_only=True):
+    """Whose log it is."""
+
+    boot: Annotated[BootId, about("The boot id of the command line.")]
+
+
+class RegisterQuery(Strict, frozen=True, kw_only=True):
+    """What the menu asked for."""
+
+    hostname: str
+    mac: str
+    rfs: str = "0"
+    hfs: str = "0"
+    room: str = "other"
+    type: str = "user"
+    code: str = ""
+
+
+class Alien(msgspec.Struct, frozen=True, kw_only=True):
+    """A MAC address that asked, and that mdb does not know."""
+
+    mac: str
+    asked_from: str
+    first: float
+    last: float
+    times: int
+
+
+class Aliens(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asked without being known, the newest first; forgotten at a restart."""
+
+    aliens: list[Alien]
