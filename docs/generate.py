@@ -510,6 +510,35 @@ def _mdb_settings() -> str:
     return settings.reference(Settings, "mdb")
 
 
+def openapi_of_netboot() -> dict[str, object]:
+    """The document that netboot serves as /openapi.json."""
+    from netboot.app import make_app
+    from netboot.machines import Machines
+    from netboot.schema import Settings
+    from netboot.store import Store
+    from services.common import openapi
+    from services.common.database import Database
+    from services.common.feed.client import Follower
+
+    machines = Machines()
+    with Database("sqlite://") as database:
+        app = make_app(Store(database, machines), machines, Follower("unix:/run/backline/mdb.sock"), Settings())
+        return openapi.document(app.operations, title="netboot", version="")
+
+
+def _netboot_parser() -> argparse.ArgumentParser:
+    from netboot import cli
+
+    return cli.parser("backline netboot")
+
+
+def _netboot_settings() -> str:
+    from netboot.schema import Settings
+    from services.common import settings
+
+    return settings.reference(Settings, "netboot")
+
+
 def _routes(document: dict[str, object]) -> str:
     paths = msgspec.convert(document["paths"], dict[str, dict[str, dict[str, object]]])
     rows = []
@@ -607,6 +636,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "mdb-commands": lambda: command_text(_mdb_parser(), depth=3),
     "mdb-routes": lambda: _routes(openapi_of_mdb()),
     "mdb-settings": _mdb_settings,
+    "netboot-commands": lambda: command_text(_netboot_parser(), depth=3),
+    "netboot-routes": lambda: _routes(openapi_of_netboot()),
+    "netboot-settings": _netboot_settings,
     "ids-toml": _ids,
     "image-toml": _image_toml,
     "lan-capabilities": _capabilities,

@@ -45,7 +45,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="`network=address`: gw's address for machines of that network; the first for others"),
     ] = msgspec.field(default_factory=list)
     aliens: Annotated[str, Meta(description="`first-last`: addresses of machines that mdb does not know")] = ""
-    hall_toml: Annotated[str, Meta(description="the hall.toml that machines are given")] = "/run/backline/hall.toml"
+    hall_toml: Annotated[str, Meta(description="the hall.toml that machines are given")] = (
+        "/run/backline/hall/current/hall.toml"
+    )
     writer_groups: Annotated[
         list[str], Meta(description="groups whose members may change netboot over the unix socket, besides root")
     ] = msgspec.field(default_factory=list)

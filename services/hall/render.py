@@ -19,7 +19,7 @@ from services.common import administrators
 from services.common.codec import encode_json
 from services.common.errors import InputError
 from services.common.signing import format_signers
-from services.hall import keys
+from services.hall import for_netboot, keys
 from services.hall.schema import Administrator, AdministratorRole, Hall, Host, Method, Nic, Purpose
 
 NETWORKD = "/run/systemd/network"
@@ -34,6 +34,7 @@ HOSTS = "/etc/hosts"
 LOCALTIME = "/etc/localtime"
 LOCALE = "/etc/locale.conf"
 KEYBOARD = "/etc/default/keyboard"
+NETBOOT = "/run/backline/netboot.toml"
 IMAGE_LINKS = (HOSTS, LOCALTIME, LOCALE, KEYBOARD)
 """Targets that an image must link into the current generation."""
 
@@ -108,6 +109,8 @@ def render(hall: Hall, identity: Identity) -> dict[str, File]:
         files[ADMINISTRATORS] = File(_people(hall))
     for name, text in _networkd(hall, identity, host).items():
         files[f"{NETWORKD}/{name}"] = File(text)
+    if identity.role == "gw":
+        files[NETBOOT] = File(_HEADER + for_netboot.settings(hall))
     return dict(sorted(files.items()))
 
 
