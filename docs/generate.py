@@ -517,12 +517,15 @@ def openapi_of_netboot() -> dict[str, object]:
     from netboot.schema import Settings
     from netboot.store import Store
     from services.common import openapi
+    from services.common.access import Access
     from services.common.database import Database
     from services.common.feed.client import Follower
 
     machines = Machines()
     with Database("sqlite://") as database:
-        app = make_app(Store(database, machines), machines, Follower("unix:/run/backline/mdb.sock"), Settings())
+        app = make_app(
+            Store(database, machines), machines, Follower("unix:/run/backline/mdb.sock"), Settings(), Access()
+        )
         return openapi.document(app.operations, title="netboot", version="")
 
 

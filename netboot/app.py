@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from netboot import scripts
 from netboot.aliens import Strangers
-from netboot.callers import origin_of, writer
+from netboot.callers import origin_of, reader, writer
 from netboot.committer import Committer
 from netboot.machines import Machines
 from netboot.models import outbox
@@ -48,6 +48,7 @@ from netboot.schema import (
 )
 from netboot.scripts import Place
 from netboot.store import TOPICS, Asked, Store
+from services.common.access import Access
 from services.common.app import Application, create_app
 from services.common.edge import Operation, read_body, read_query
 from services.common.errors import BacklineError, HostError, MissingError, UsageError
@@ -138,12 +139,12 @@ class Netboot:
 
     async def add_version(self, request: Request) -> Version:
         """Make a version known; the same one again changes nothing."""
-        actor = writer(request, self.settings.writer_groups)
+        actor = writer(request)
         return await asyncio.to_thread(self.store.add_version, actor, await read_body(request, NewVersion))
 
     async def remove_version(self, request: Request) -> None:
         """Forget a version that no channel, pin, server or running machine uses."""
-        writer(request, self.settings.writer_groups)
+        writer(request)
         await asyncio.to_thread(self.store.remove_version, request.path_params["version"])
 
     async def holdings(self, request: Request) -> Holdings:  # noqa: ARG002
@@ -152,7 +153,7 @@ class Netboot:
 
     async def hold(self, request: Request) -> Holding:
         """A root file server holds a version, whole and verified."""
-        writer(request, self.settings.writer_groups)
+        writer(request)
         rfs, version = int(request.path_params["rfs"]), request.path_params["version"]
         if rfs > 9999:
             raise UsageError("request.path", f"there is no rfs{rfs}")
@@ -160,7 +161,7 @@ class Netboot:
 
     async def release(self, request: Request) -> None:
         """A root file server holds a version no longer."""
-        writer(request, self.settings.writer_groups)
+        writer(request)
         rfs, version = int(request.path_params["rfs"]), request.path_params["version"]
         if rfs > 9999:
             raise UsageError("request.path", f"there is no rfs{rfs}")
@@ -172,19 +173,19 @@ class Netboot:
 
     async def set_channel(self, request: Request) -> Channel:
         """Move a channel's pointer, for good or until it is not committed in time."""
-        actor = writer(request, self.settings.writer_groups)
+        actor = writer(request)
         new = await read_body(request, NewPointer)
         return await asyncio.to_thread(self.store.set_channel, actor, request.path_params["name"], new)
 
     async def commit_channel(self, request: Request) -> Channel:
         """Keep what a channel points to."""
-        actor = writer(request, self.settings.writer_groups)
+        actor = writer(request)
         move = await read_body(request, Move)
         return await asyncio.to_thread(self.store.commit_channel, actor, request.path_params["name"], move)
 
     async def revert_channel(self, request: Request) -> Channel:
         """Point a channel to what it pointed to before."""
-        actor = writer(request, self.settings.writer_groups)
+        actor = writer(request)
         move = await read_body(request, Move)
         return await asyncio.to_thread(self.store.revert_channel, actor, request.path_params["name"], move)
 
@@ -199,32 +200,32 @@ class Netboot:
 
     async def pin(self, request: Request) -> Pin:
         """Have a room or type boot one version, whatever its channels say."""
-        actor = writer(request, self.settings.writer_groups)
+        actor = writer(request)
         new = await read_body(request, NewPin)
         return await asyncio.to_thread(self.store.pin, actor, _kind(request), request.path_params["value"], new)
 
     async def unpin(self, request: Request) -> None:
         """Take a pin away."""
-        writer(request, self.settings.writer_groups)
+        writer(request)
         await asyncio.to_thread(self.store.unpin, _kind(request), request.path_params["value"])
 
     # Boots
 
     async def boots(self, request: Request) -> Boots:
         """What machines were answered, and what became of it; the newest first."""
-        writer(request, self.settings.writer_groups)
+        reader(request)
         asked = read_query(request, BootsQuery)
         machine = None if asked.machine is None else self._find(asked.machine)
         return Boots(boots=await asyncio.to_thread(self.store.boots, machine=machine, limit=asked.limit))
 
     async def one_boot(self, request: Request) -> Boot:
         """One boot by its id."""
-        writer(request, self.settings.writer_groups)
+        reader(request)
         return await asyncio.to_thread(self.store.one_boot, request.path_params["id"])
 
     async def aliens(self, request: Request) -> Aliens:
         """MAC addresses that asked and are unknown, the newest first."""
-        writer(request, self.settings.writer_groups)
+        reader(request)
         return Aliens(aliens=self.strangers.all())
 
     def _find(self, text: str) -> int:
@@ -245,7 +246,7 @@ def _script(text: str) -> Response:
     return Response(text, media_type=scripts.TYPE, headers={"cache-control": "no-store"})
 
 
-def make_app(store: Store, machines: Machines, follower: Follower, settings: Settings) -> Application:
+def make_app(store: Store, machines: Machines, follower: Follower, settings: Settings, access: Access) -> Application:
     """netboot's application; it follows mdb while it runs."""
     netboot = Netboot(store, machines, settings)
     feed = Feed(store.database, outbox, store.source, topics=TOPICS)
@@ -268,9 +269,10 @@ def make_app(store: Store, machines: Machines, follower: Follower, settings: Set
                 for task in running:
                     task.cancel()
 
-    changing = [403, 404, 409, 422]
+    changing = [401, 403, 404, 409, 422]
     return create_app(
         service="netboot",
+        access=access,
         description="What machines boot, from where, and why: scripts, versions, channels, boots.",
         checks={"feed": feed.healthy, "mdb": follower.fresh},
         lifespan=lifespan,
@@ -373,10 +375,18 @@ def make_app(store: Store, machines: Machines, follower: Follower, settings: Set
                 "DELETE", "/v1/pins/{kind}/{value}", netboot.unpin, summary="Unpin it", status=204, errors=changing
             ),
             Operation(
-                "GET", "/v1/boots", netboot.boots, summary="Boots", query=BootsQuery, answer=Boots, errors=[403, 404]
+                "GET",
+                "/v1/boots",
+                netboot.boots,
+                summary="Boots",
+                query=BootsQuery,
+                answer=Boots,
+                errors=[401, 403, 404],
             ),
-            Operation("GET", "/v1/boots/{id}", netboot.one_boot, summary="A boot", answer=Boot, errors=[403, 404]),
-            Operation("GET", "/v1/aliens", netboot.aliens, summary="Unknown machines", answer=Aliens, errors=[403]),
+            Operation("GET", "/v1/boots/{id}", netboot.one_boot, summary="A boot", answer=Boot, errors=[401, 403, 404]),
+            Operation(
+                "GET", "/v1/aliens", netboot.aliens, summary="Unknown machines", answer=Aliens, errors=[401, 403]
+            ),
             Route("/v1/feed", feed.subscribe),
         ],
     )

@@ -111,12 +111,14 @@ def _serve(arguments: argparse.Namespace) -> int:
     from netboot.machines import Machines
     from netboot.schema import Settings
     from netboot.store import Store
+    from services.common.access import Access, Role
     from services.common.addresses import Range
     from services.common.database import Database
     from services.common.errors import InputError
     from services.common.feed.client import Follower
     from services.common.serve import serve
     from services.common.settings import read
+    from services.common.tokens import Tokens
 
     settings = read(Settings, section="netboot", file=arguments.config)
     try:
@@ -124,10 +126,12 @@ def _serve(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise InputError("settings.invalid", f"aliens: {error}") from error
     machines = Machines()
+    groups = {Role.ROOT: settings.writer_groups, Role.ORGANIZER: settings.reader_groups}
+    access = Access(settings.access, groups=groups, tokens=Tokens.of_this_service())
     # All of mdb's topics, whichever it has: what we do not know is passed over.
     follower = Follower(settings.mdb, memory=Path(settings.memory) if settings.memory else None)
     with Database(settings.database) as database:
-        app = make_app(Store(database, machines, aliens=aliens), machines, follower, settings)
+        app = make_app(Store(database, machines, aliens=aliens), machines, follower, settings, access)
         # Everybody may connect: what a caller may do is decided by who the kernel says it is.
         return serve(app, listen=arguments.listen, mode=0o666, grace_seconds=settings.grace_seconds)
 

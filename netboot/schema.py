@@ -12,6 +12,8 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from services.common.access_settings import AccessSettings
+
 RFS_MAX = 9999
 OPTIONS_MAX = 512
 
@@ -51,6 +53,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     writer_groups: Annotated[
         list[str], Meta(description="groups whose members may change netboot over the unix socket, besides root")
     ] = msgspec.field(default_factory=list)
+    reader_groups: Annotated[
+        list[str],
+        Meta(description="groups whose members may see boots, logs and unknown machines over the unix socket"),
+    ] = msgspec.field(default_factory=lambda: ["backline-mdb"])
+    access: AccessSettings = AccessSettings()
     grace_seconds: Annotated[int, Meta(ge=0, le=300, description="how long a stop waits for running requests")] = 10
 
 
