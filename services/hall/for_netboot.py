@@ -1,4 +1,4 @@
-"""netboot's settings on gw, from hall.toml: what the hall is called, and gw's address as each network reaches it. Pure."""
+"""netboot's settings on gw, from hall.toml: the hall's name, and gw's address as each network reaches it. Pure."""
 
 from __future__ import annotations
 
