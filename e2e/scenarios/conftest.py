@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -20,23 +18,16 @@ ROLES = ("gw", "rhfs", "nfsroot")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _nothing_is_left_of_a_lab(request: pytest.FixtureRequest) -> Iterator[None]:
+def _nothing_is_left_of_a_lab() -> Iterator[None]:
     """Neither a cgroup nor a record of a lab that died, nor a journal that nobody kept."""
-    before = _left()
+    before = set(registry.leftovers()) if os.geteuid() == 0 else set()
     yield
-    kept = request.session.testsfailed or request.config.getoption("--lan-keep")
-    assert _left(journals=not kept) - before == set()
-
-
-def _left(*, journals: bool = True) -> set[str]:
-    if os.geteuid() != 0:
-        return set()
-    kept = Path(tempfile.gettempdir()).glob(f"backline-lan-*-{os.getpid()}-*.journal") if journals else ()
-    return {*registry.leftovers(), *(str(path) for path in kept)}
+    if os.geteuid() == 0:
+        assert set(registry.leftovers()) - before == set()
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _images(request: pytest.FixtureRequest, _nothing_is_left_of_a_lab: None) -> None:
+def _images(request: pytest.FixtureRequest) -> None:
     """Every lab runs the versions that this checkout and lock describe."""
     if os.geteuid() != 0:
         return

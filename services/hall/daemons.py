@@ -26,6 +26,7 @@ _UNITS = {
     "systemd-resolved.service": render.RESOLVED,
     "ssh.service": render.SSHD,
     "chrony.service": render.CHRONY,
+    "backline-mdb.service": render.MDB,
 }
 
 

@@ -7,6 +7,7 @@ It is meant to catch a bug of the renderer or a value that the rules let through
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Interface, ip_address
 
@@ -89,6 +90,8 @@ def _check(target: str, text: str) -> None:
             keys.check_ssh_key(line)
     elif target == render.ADMINISTRATORS:
         decode_json(text.encode(), Administrators)
+    elif target.endswith(".toml"):
+        tomllib.loads(text)
     elif target == render.CA:
         keys.check_ca(text)
     elif target in (render.SSHD, render.CHRONY):  # their daemons check them

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services.common.access import Access, Role, require
+from services.common.access import LOCAL, Access, Role, caller_of, require
 from services.common.app import Application, create_app
 from services.common.codec import encode_json
 from services.common.edge import Operation, read_body, read_query
@@ -26,6 +27,7 @@ from services.mdb.schema import (
     Actor,
     Audit,
     AuditQuery,
+    Code,
     Edited,
     Edits,
     Machine,
@@ -33,9 +35,17 @@ from services.mdb.schema import (
     Machines,
     MachinesQuery,
     NewMachine,
+    NewSwitch,
     Pools,
+    Registration,
+    Switch,
+    Switches,
+    SwitchPatch,
+    Variable,
+    VariablesList,
+    VariableValue,
 )
-from services.mdb.store import TOPICS, Create, Delete, Edit, Store, Update
+from services.mdb.store import MACHINES, TOPICS, Create, Delete, Edit, Store, Update
 
 BULK_BYTES = 16 * 1024 * 1024
 
@@ -87,6 +97,57 @@ class Mdb:
         after = await asyncio.to_thread(self.store.edit, actor, edits, dry=asked.dry)
         return Edited(machines=[machine for machine in after if machine is not None], dry=asked.dry)
 
+    async def code(self, request: Request) -> Code:
+        """A code with which this machine registers again: shown once, good once, for 15 minutes."""
+        actor = writer(request)
+        return await asyncio.to_thread(self.store.make_code, actor, int(request.path_params["id"]))
+
+    async def register(self, request: Request) -> Response:
+        """A machine that boots registers itself, or again with a code; netboot asks for it.
+
+        What is refused is worded for the screen of that machine.
+        """
+        check_registrar(request)
+        asked = await read_body(request, Registration)
+        return _tagged(await asyncio.to_thread(self.store.register, asked), status=201)
+
+    async def switches(self, request: Request) -> Switches:  # noqa: ARG002
+        """Switches, in the order of their names."""
+        return Switches(switches=await asyncio.to_thread(self.store.switches))
+
+    async def switch(self, request: Request) -> Response:
+        """One switch; its ETag is what If-Match wants."""
+        return _tagged(await asyncio.to_thread(self.store.switch, int(request.path_params["id"])))
+
+    async def create_switch(self, request: Request) -> Response:
+        """Add a switch."""
+        actor = writer(request)
+        new = await read_body(request, NewSwitch)
+        return _tagged(await asyncio.to_thread(self.store.create_switch, actor, new), status=201)
+
+    async def change_switch(self, request: Request) -> Response:
+        """Change a switch; with If-Match, only while it is as the caller last saw it."""
+        actor = writer(request)
+        patch = await read_body(request, SwitchPatch)
+        id, match = int(request.path_params["id"]), _match(request)
+        return _tagged(await asyncio.to_thread(self.store.update_switch, actor, id, patch, match=match))
+
+    async def delete_switch(self, request: Request) -> None:
+        """Remove a switch."""
+        actor = writer(request)
+        id, match = int(request.path_params["id"]), _match(request)
+        await asyncio.to_thread(self.store.delete_switch, actor, id, match=match)
+
+    async def settings(self, request: Request) -> VariablesList:  # noqa: ARG002
+        """What is changed while the hall runs, with types, defaults and meanings."""
+        return VariablesList(settings=await asyncio.to_thread(self.store.settings))
+
+    async def set(self, request: Request) -> Variable:
+        """Change a setting; its history is in the audit."""
+        actor = writer(request)
+        asked = await read_body(request, VariableValue)
+        return await asyncio.to_thread(self.store.set, actor, request.path_params["key"], asked.value)
+
     async def pools(self, request: Request) -> Pools:  # noqa: ARG002
         """The pools of addresses, and what is left in them."""
         return Pools(pools=await asyncio.to_thread(self.store.pools))
@@ -94,15 +155,24 @@ class Mdb:
     async def audit(self, request: Request) -> Audit:
         """Who changed what, the newest first."""
         asked = read_query(request, AuditQuery)
-        key = None if asked.machine is None else str(asked.machine)
-        entries = await asyncio.to_thread(self.store.audit, key=key, before=asked.before, limit=asked.limit)
-        return Audit(entries=entries)
+        topic, key = None if asked.topic is None else asked.topic.value, asked.key
+        if asked.machine is not None:
+            topic, key = MACHINES, str(asked.machine)
+        read = functools.partial(self.store.audit, topic=topic, key=key, before=asked.before, limit=asked.limit)
+        return Audit(entries=await asyncio.to_thread(read))
 
 
 def writer(request: Request) -> Actor:
     """Who is writing. Raises AccessError of `services.common.access.require`."""
     caller = require(request, Role.ROOT)
     return Actor(caller.name, caller.origin)
+
+
+def check_registrar(request: Request) -> None:
+    """netboot on this host, who has scope `register`, or who writes. Raises AccessError of `require`."""
+    caller = caller_of(request)
+    if not (caller.origin == LOCAL and caller.has(Role.SERVICE)):
+        require(request, Role.ROOT, scope="register")
 
 
 def make_app(store: Store, access: Access) -> Application:
@@ -121,7 +191,7 @@ def make_app(store: Store, access: Access) -> Application:
         service="mdb",
         access=access,
         description="The machine database: what is in the hall, where it gets its address, root and home from.",
-        checks={"feed": feed.healthy},
+        checks={"feed": feed.healthy, "hall": store.declared},
         lifespan=lifespan,
         max_body_size=BULK_BYTES,
         routes=[
@@ -152,6 +222,64 @@ def make_app(store: Store, access: Access) -> Application:
             Operation(
                 "DELETE", "/v1/machines/{id:int}", mdb.delete, summary="Remove a machine", status=204, errors=writing
             ),
+            Operation(
+                "POST",
+                "/v1/machines/{id:int}/code",
+                mdb.code,
+                summary="A code to register again",
+                answer=Code,
+                status=201,
+                errors=[403, 404],
+            ),
+            Operation(
+                "POST",
+                "/v1/register",
+                mdb.register,
+                summary="Register a machine",
+                body=Registration,
+                answer=Machine,
+                status=201,
+                errors=writing,
+            ),
+            Operation("GET", "/v1/switches", mdb.switches, summary="Switches", answer=Switches),
+            Operation(
+                "POST",
+                "/v1/switches",
+                mdb.create_switch,
+                summary="Add a switch",
+                body=NewSwitch,
+                answer=Switch,
+                status=201,
+                errors=writing,
+            ),
+            Operation("GET", "/v1/switches/{id:int}", mdb.switch, summary="A switch", answer=Switch, errors=[404]),
+            Operation(
+                "PATCH",
+                "/v1/switches/{id:int}",
+                mdb.change_switch,
+                summary="Change a switch",
+                body=SwitchPatch,
+                answer=Switch,
+                errors=writing,
+            ),
+            Operation(
+                "DELETE",
+                "/v1/switches/{id:int}",
+                mdb.delete_switch,
+                summary="Remove a switch",
+                status=204,
+                errors=writing,
+            ),
+            Operation("GET", "/v1/settings", mdb.settings, summary="Settings", answer=VariablesList),
+            Operation(
+                "PUT",
+                "/v1/settings/{key}",
+                mdb.set,
+                summary="Change a setting",
+                body=VariableValue,
+                answer=Variable,
+                errors=writing,
+            ),
             Operation("GET", "/v1/pools", mdb.pools, summary="Pools of addresses", answer=Pools),
             Operation("GET", "/v1/audit", mdb.audit, summary="History", query=AuditQuery, answer=Audit),
             Route("/v1/feed", feed.subscribe),
@@ -159,9 +287,9 @@ def make_app(store: Store, access: Access) -> Application:
     )
 
 
-def _tagged(machine: Machine, *, status: int = 200) -> Response:
-    headers = {"etag": f'"{machine.revision}"'}
-    return Response(encode_json(machine), status_code=status, headers=headers, media_type="application/json")
+def _tagged(record: Machine | Switch, *, status: int = 200) -> Response:
+    headers = {"etag": f'"{record.revision}"'}
+    return Response(encode_json(record), status_code=status, headers=headers, media_type="application/json")
 
 
 def _match(request: Request) -> int | None:

@@ -95,9 +95,10 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     settings = read(Settings, section="mdb", file=arguments.config)
     bounds = bounds_of(settings)
-    access = Access(settings.access, groups={Role.ROOT: settings.writer_groups}, tokens=Tokens.of_this_service())
+    groups = {Role.ROOT: settings.writer_groups, Role.SERVICE: settings.registrar_groups}
+    access = Access(settings.access, groups=groups, tokens=Tokens.of_this_service())
     with Database(settings.database) as database:
-        app = make_app(Store(database, bounds), access)
+        app = make_app(Store(database, bounds, seeds=settings.seeds), access)
         # Everybody may connect: what a caller may do is decided by who the kernel says it is.
         return serve(app, listen=arguments.listen, mode=0o666, grace_seconds=settings.grace_seconds)
 
@@ -125,7 +126,7 @@ def _list(arguments: argparse.Namespace) -> int:
         (
             each.hostname,
             str(each.ip),
-            each.mac,
+            each.mac or "-",
             each.type.value,
             each.room,
             str(each.rfs),

@@ -31,11 +31,12 @@ class MachineRow(Base):
         CheckConstraint("type IN ('user', 'orga', 'cluster', 'service')", name="type"),
         CheckConstraint("length(mac) = 17 AND mac = lower(mac)", name="mac"),
         CheckConstraint("rfs >= 0 AND hfs >= 0", name="servers"),
+        CheckConstraint("declared OR mac IS NOT NULL", name="known"),
         {"sqlite_autoincrement": True},
     )
 
     id: Mapped[int] = mapped_column(_ID, primary_key=True)
-    mac: Mapped[str] = mapped_column(String(17), unique=True)
+    mac: Mapped[str | None] = mapped_column(String(17), unique=True)  # hall.toml may leave it out
     ip: Mapped[int] = mapped_column(BigInteger, unique=True)  # as a number: ranges compare and sort
     rfs: Mapped[int]
     hfs: Mapped[int]
@@ -46,6 +47,7 @@ class MachineRow(Base):
     channel: Mapped[str] = mapped_column(String(63))
     pinned: Mapped[str | None] = mapped_column(String(80))
     notes: Mapped[str] = mapped_column(Text)
+    declared: Mapped[bool]  # by hall.toml, which owns its names and addresses
     created: Mapped[float] = mapped_column(Float(53))
     updated: Mapped[float] = mapped_column(Float(53))
     revision: Mapped[int] = mapped_column(BigInteger)
@@ -66,7 +68,11 @@ class SwitchRow(Base):
     """A switch that names itself in LLDP, and the servers that are nearest to what is plugged into it."""
 
     __tablename__ = "switches"
-    __table_args__ = ({"sqlite_autoincrement": True},)
+    __table_args__ = (
+        CheckConstraint("length(chassis) = 17 AND chassis = lower(chassis)", name="chassis"),
+        CheckConstraint("rfs >= 0 AND hfs >= 0", name="servers"),
+        {"sqlite_autoincrement": True},
+    )
 
     id: Mapped[int] = mapped_column(_ID, primary_key=True)
     name: Mapped[str] = mapped_column(String(63), unique=True)
@@ -74,6 +80,7 @@ class SwitchRow(Base):
     room: Mapped[str] = mapped_column(String(63))
     rfs: Mapped[int]
     hfs: Mapped[int]
+    revision: Mapped[int] = mapped_column(BigInteger)
 
 
 class SettingRow(Base):
@@ -83,6 +90,18 @@ class SettingRow(Base):
 
     key: Mapped[str] = mapped_column(String(63), primary_key=True)
     value: Mapped[str] = mapped_column(Text)  # JSON
+    updated: Mapped[float] = mapped_column(Float(53))
+
+
+class CodeRow(Base):
+    """A one-time code of an administrator, with which a machine registers again. The code itself is nowhere."""
+
+    __tablename__ = "codes"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    machine_id: Mapped[int] = mapped_column(_ID, ForeignKey("machines.id", ondelete="CASCADE"), index=True)
+    expires: Mapped[float] = mapped_column(Float(53))
+    actor: Mapped[str] = mapped_column(String(128))
 
 
 class RestRow(Base):

@@ -58,7 +58,7 @@ def _anywhere(word: str) -> Test:
 
     def found(machine: Machine) -> bool:
         texts = (machine.hostname, *machine.aliases, str(machine.ip), machine.room, machine.notes.lower())
-        return mac in machine.mac or any(wanted in text for text in texts)
+        return mac in (machine.mac or "") or any(wanted in text for text in texts)
 
     return found
 
@@ -94,8 +94,8 @@ def _number(number: Callable[[Machine], int]) -> Callable[[str], Test]:
 
 
 def _mac(value: str) -> Test:
-    if "*" in value or "?" in value:
-        return _text(lambda machine: [machine.mac])(value.replace("-", ":"))
+    if "*" in value or "?" in value or not value:
+        return _text(lambda machine: [machine.mac or ""])(value.replace("-", ":"))
     try:
         wanted = normal_mac(value)
     except ValueError as error:

@@ -57,20 +57,36 @@ class PoolsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     service: PoolSettings = PoolSettings()
 
 
+class Seed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A machine that hall.toml declares: one interface of a server."""
+
+    hostname: str
+    ip: IPv4Address
+    aliases: list[str] = []
+    mac: str | None = None
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of section `mdb`."""
 
     database: Annotated[str, Meta(description="URL of the database: sqlite:////path or postgresql://host/name")] = (
         "sqlite:////var/lib/backline-mdb/mdb.db"
     )
+    domain: Annotated[str, Meta(description="DNS domain of the machines")] = ""
     writer_groups: Annotated[
         list[str], Meta(description="groups whose members may change mdb over the unix socket, besides root")
     ] = msgspec.field(default_factory=list)
+    registrar_groups: Annotated[
+        list[str], Meta(description="groups whose members may register machines over the unix socket")
+    ] = msgspec.field(default_factory=lambda: ["backline-netboot"])
     reserved: Annotated[
         list[str], Meta(description="`address=host`: what hall.toml gives to a host, and nobody else gets")
     ] = msgspec.field(default_factory=list)
     pools: PoolsSettings = PoolsSettings()
     access: AccessSettings = AccessSettings()
+    seeds: Annotated[
+        list[Seed], Meta(description="tables of `hostname`, `ip`, `aliases`, `mac`: machines that hall.toml declares")
+    ] = msgspec.field(default_factory=list)
     grace_seconds: Annotated[int, Meta(ge=0, le=300, description="how long a stop waits for running requests")] = 10
 
 
@@ -79,12 +95,15 @@ class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine as mdb knows it. Times are seconds since the epoch."""
+    """A machine as mdb knows it. Times are seconds since the epoch.
+
+    `declared`: hall.toml owns its names and addresses, and may leave out its MAC; every other machine has one.
+    """
 
     id: int
     hostname: str
     aliases: list[str]
-    mac: str
+    mac: str | None
     ip: IPv4Address
     rfs: int
     hfs: int
@@ -95,6 +114,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     channel: str
     pinned: str | None
     notes: str
+    declared: bool
     created: float
     updated: float
     revision: int
@@ -124,7 +144,7 @@ class MachinePatch(Strict, frozen=True, kw_only=True):
     """What to change of a machine; what is absent stays."""
 
     hostname: str | UnsetType = UNSET
-    mac: str | UnsetType = UNSET
+    mac: str | UnsetType | None = UNSET
     aliases: Annotated[list[str], Meta(max_length=64)] | UnsetType = UNSET
     ip: IPv4Address | UnsetType | None = UNSET
     rfs: Number | UnsetType = UNSET
@@ -136,6 +156,100 @@ class MachinePatch(Strict, frozen=True, kw_only=True):
     channel: Label | UnsetType = UNSET
     pinned: Version | UnsetType | None = UNSET
     notes: Text | UnsetType = UNSET
+
+
+class Registration(Strict, frozen=True, kw_only=True):
+    """A machine that asks to be known. With `code`, what is absent stays as it is."""
+
+    mac: Annotated[str, about("MAC address, in any usual spelling.")]
+    hostname: Annotated[str, about("Host name; may be absent with a code.")] = ""
+    rfs: Annotated[Number | None, about("Number of its root file server.")] = None
+    hfs: Annotated[Number | None, about("Number of its home file server.")] = None
+    room: Annotated[str, Meta(max_length=63), about("Room.")] = ""
+    type: Annotated[MachineType | None, about("What it is for, never service; user when absent.")] = None
+    code: Annotated[str, Meta(max_length=80), about("An administrator's code, for a machine that is known.")] = ""
+    address: Annotated[IPv4Address | None, about("Where it asks from, for the history.")] = None
+
+
+class Code(msgspec.Struct, frozen=True, kw_only=True):
+    """A code with which the machine registers again, once, until `expires` (seconds since the epoch). Shown once."""
+
+    machine: int
+    hostname: str
+    code: str
+    expires: float
+
+
+class Switch(msgspec.Struct, frozen=True, kw_only=True):
+    """A switch that names itself in LLDP, and the servers that are nearest to what is plugged into it."""
+
+    id: int
+    name: str
+    chassis: str
+    room: str
+    rfs: int
+    hfs: int
+    revision: int
+
+
+class NewSwitch(Strict, frozen=True, kw_only=True):
+    """A switch to be."""
+
+    name: Annotated[str, about("Name: a DNS label, unique among switches.")]
+    chassis: Annotated[str, about("Chassis id that it sends in LLDP: a MAC address, in any usual spelling.")]
+    room: Annotated[Label, about("Room of what is plugged into it.")] = "other"
+    rfs: Annotated[Number, about("Number of the nearest root file server.")] = 0
+    hfs: Annotated[Number, about("Number of the nearest home file server.")] = 0
+
+
+class SwitchPatch(Strict, frozen=True, kw_only=True):
+    """What to change of a switch; what is absent stays."""
+
+    name: str | UnsetType = UNSET
+    chassis: str | UnsetType = UNSET
+    room: Label | UnsetType = UNSET
+    rfs: Number | UnsetType = UNSET
+    hfs: Number | UnsetType = UNSET
+
+
+class Switches(msgspec.Struct, frozen=True, kw_only=True):
+    """Every switch, in the order of their names."""
+
+    switches: list[Switch]
+
+
+Scalar = bool | int | float | str
+
+
+class Variables(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings that are changed while the hall runs."""
+
+    allow_self_registration: Annotated[
+        bool, about("Machines that boot for the first time may register themselves.")
+    ] = False
+
+
+class Variable(msgspec.Struct, frozen=True, kw_only=True):
+    """One of them: its type in words, its value and default, and when it was last set (seconds since the epoch)."""
+
+    key: str
+    type: str
+    value: Scalar
+    default: Scalar
+    about: str
+    updated: float
+
+
+class VariableValue(Strict, frozen=True, kw_only=True):
+    """What to set one to."""
+
+    value: Scalar
+
+
+class VariablesList(msgspec.Struct, frozen=True, kw_only=True):
+    """All of them."""
+
+    settings: list[Variable]
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,10 +347,21 @@ class Pools(msgspec.Struct, frozen=True, kw_only=True):
     pools: list[Pool]
 
 
+class Topic(Enum):
+    """Kinds of records in the history; codes are those of machines that register again."""
+
+    MACHINES = "machines"
+    SWITCHES = "switches"
+    SETTINGS = "settings"
+    CODES = "codes"
+
+
 class AuditQuery(Strict, frozen=True, kw_only=True):
     """Which part of the history."""
 
     machine: Annotated[int | None, about("Of one machine, by its id.")] = None
+    topic: Annotated[Topic | None, about("Of one kind of record.")] = None
+    key: Annotated[str | None, about("Of one record: the id of a switch or machine, the key of a setting.")] = None
     before: Annotated[int | None, about("Older than this entry.")] = None
     limit: Annotated[int, Meta(ge=1, le=1000), about("At most so many.")] = 100
 

@@ -112,7 +112,7 @@ def test_a_restart_in_the_middle_of_edits_loses_nothing_that_was_answered(tmp_pa
 
     async def follow() -> None:
         answered: list[list[str]] = [[], [], []]
-        follower = Follower(f"unix:{tmp_path}/service.sock")
+        follower = Follower(f"unix:{tmp_path}/service.sock", topics=["machines"])
         subscriber = Subscriber(follower)
         try:
             for turn, names in enumerate(answered):

@@ -31,6 +31,7 @@ def machine(**more: Any) -> Machine:
         "channel": "stable",
         "pinned": None,
         "notes": "No fan, loud",
+        "declared": False,
         "created": 0.0,
         "updated": 0.0,
         "revision": 1,

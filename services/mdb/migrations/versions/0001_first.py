@@ -1,4 +1,4 @@
-"""mdb's first tables: machines and their names, switches, settings, resting addresses, audit, feed."""
+"""mdb's first tables: machines and their names, switches, settings, codes, resting addresses, audit, feed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def upgrade() -> None:
     op.create_table(
         "machines",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("mac", sa.String(length=17), nullable=False),
+        sa.Column("mac", sa.String(length=17), nullable=True),
         sa.Column("ip", sa.BigInteger(), nullable=False),
         sa.Column("rfs", sa.Integer(), nullable=False),
         sa.Column("hfs", sa.Integer(), nullable=False),
@@ -59,12 +59,14 @@ def upgrade() -> None:
         sa.Column("channel", sa.String(length=63), nullable=False),
         sa.Column("pinned", sa.String(length=80), nullable=True),
         sa.Column("notes", sa.Text(), nullable=False),
+        sa.Column("declared", sa.Boolean(), nullable=False),
         sa.Column("created", sa.Float(precision=53), nullable=False),
         sa.Column("updated", sa.Float(precision=53), nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
         sa.CheckConstraint("type IN ('user', 'orga', 'cluster', 'service')", name=op.f("ck_machines_type")),
         sa.CheckConstraint("length(mac) = 17 AND mac = lower(mac)", name=op.f("ck_machines_mac")),
         sa.CheckConstraint("rfs >= 0 AND hfs >= 0", name=op.f("ck_machines_servers")),
+        sa.CheckConstraint("declared OR mac IS NOT NULL", name=op.f("ck_machines_known")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_machines")),
         sa.UniqueConstraint("ip", name=op.f("uq_machines_ip")),
         sa.UniqueConstraint("mac", name=op.f("uq_machines_mac")),
@@ -82,6 +84,7 @@ def upgrade() -> None:
         "settings",
         sa.Column("key", sa.String(length=63), nullable=False),
         sa.Column("value", sa.Text(), nullable=False),
+        sa.Column("updated", sa.Float(precision=53), nullable=False),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_settings")),
     )
     op.create_table(
@@ -92,11 +95,24 @@ def upgrade() -> None:
         sa.Column("room", sa.String(length=63), nullable=False),
         sa.Column("rfs", sa.Integer(), nullable=False),
         sa.Column("hfs", sa.Integer(), nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("length(chassis) = 17 AND chassis = lower(chassis)", name=op.f("ck_switches_chassis")),
+        sa.CheckConstraint("rfs >= 0 AND hfs >= 0", name=op.f("ck_switches_servers")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_switches")),
         sa.UniqueConstraint("chassis", name=op.f("uq_switches_chassis")),
         sa.UniqueConstraint("name", name=op.f("uq_switches_name")),
         sqlite_autoincrement=True,
     )
+    op.create_table(
+        "codes",
+        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("machine_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("expires", sa.Float(precision=53), nullable=False),
+        sa.Column("actor", sa.String(length=128), nullable=False),
+        sa.ForeignKeyConstraint(["machine_id"], ["machines.id"], name=op.f("fk_codes_machine_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("digest", name=op.f("pk_codes")),
+    )
+    op.create_index(op.f("ix_codes_machine_id"), "codes", ["machine_id"], unique=False)
     op.create_table(
         "names",
         sa.Column("name", sa.String(length=63), nullable=False),
