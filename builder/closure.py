@@ -91,7 +91,20 @@ def files(root: Path, services: list[str]) -> list[str]:
         info = source.stat()
         for name in _imports(source, module, (info.st_size, info.st_mtime_ns)):
             wanted += _with_parents(name)
-    return sorted([*found, *units(root, services)])
+    return sorted([*found, *_shared_data(root, found), *units(root, services)])
+
+
+def _shared_data(root: Path, found: set[str]) -> list[str]:
+    """Data of the common part, such as the templates of pages: where the package that it lies in is imported."""
+    names = []
+    for name in tracked_files(root, ["services/common"]):
+        path = Path(name)
+        if path.suffix == ".py" or path.name == "py.typed" or not (root / path).is_file():
+            continue
+        package_of_it = next((above for above in path.parents if (root / above / "__init__.py").is_file()), None)
+        if package_of_it is not None and f"{package_of_it}/__init__.py" in found:
+            names.append(name)
+    return names
 
 
 def units(root: Path, services: list[str]) -> list[str]:

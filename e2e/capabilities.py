@@ -34,6 +34,7 @@ class Capability(enum.Enum):
     UEFI = "UEFI firmware for QEMU"
     KVM = "KVM"
     PODMAN = "podman"
+    CHROMIUM = "chromium"
 
 
 HINTS = {
@@ -45,6 +46,7 @@ HINTS = {
     Capability.QEMU: "run `make setup`",
     Capability.UEFI: "run `make setup`",
     Capability.PODMAN: "run `make setup`",
+    Capability.CHROMIUM: "run `make setup`",
     Capability.TCPDUMP: "run `make setup`",
 }
 REQUIRED = (
@@ -112,6 +114,7 @@ def probe() -> Found:
     attempt(Capability.TCPDUMP, program("tcpdump"))
     attempt(Capability.QEMU, program("qemu-system-x86_64"))
     attempt(Capability.PODMAN, program("podman"))
+    attempt(Capability.CHROMIUM, program("chromium"))
     attempt(Capability.UEFI, lambda: [path.stat() for path in OVMF])
     attempt(Capability.TUN, lambda: os.close(os.open("/dev/net/tun", os.O_RDWR)))
     attempt(Capability.KVM, _kvm)

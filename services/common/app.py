@@ -1,8 +1,9 @@
 """The application that every service is: its own routes, and what all of them share.
 
 `create_app` adds /healthz, /metrics, /version and /openapi.json, request ids (X-Request-ID is taken when it is well
-formed, made otherwise, always sent back and logged), a limit on bodies, and problem documents for every failure. No
-traceback and no path of this host goes to a client. Middleware is plain ASGI: contextvars and streams stay whole.
+formed, made otherwise, always sent back and logged), a limit on bodies, and problem documents for every failure; where
+the service has pages, browsers get a page instead. No traceback and no path of this host goes to a client. Middleware
+is plain ASGI: contextvars and streams stay whole.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ CHECK_SECONDS = 5.0
 REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 Check = Callable[[], Awaitable[None]]
+ErrorPage = Callable[[Request, problem.Problem], Awaitable[Response | None]]
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -67,8 +69,10 @@ class Application(Starlette):
         lifespan: Lifespan[Application] | None,
         max_body_size: int,
         access: Access,
+        error_page: ErrorPage | None = None,
     ) -> None:
         self.service = service
+        self.error_page = error_page
         self.access = access
         self.operations = tuple(operations)
         self.metrics = metrics
@@ -109,12 +113,14 @@ def create_app(
     max_body_size: int = MAX_BODY_SIZE,
     description: str = "",
     access: Access | None = None,
+    error_page: ErrorPage | None = None,
 ) -> Application:
     """The application of `service`.
 
     `access` is how it knows its callers (`services.common.access`); without it only the unix socket tells.
     `checks` are named and say by raising BacklineError that the service is not ready; each has `CHECK_SECONDS`.
-    Operations among `routes` are documented in /openapi.json, other routes are only served.
+    `error_page` makes a page of a problem, or None for callers that are no browsers. Operations among `routes` are
+    documented in /openapi.json, other routes are only served.
     """
     from services.common.main import version as distribution
 
@@ -161,6 +167,7 @@ def create_app(
         lifespan=lifespan,
         max_body_size=max_body_size,
         access=access or Access(),
+        error_page=error_page,
     )
     return app
 
@@ -199,7 +206,8 @@ class RequestContext:
             if answer.status is not None:
                 raise  # too late for an answer: the server cuts the connection
             document = problem.unexpected(instance=quote(scope["path"]), request_id=answer.request_id)
-            await _response(document)(scope, receive, answer.send)
+            response = await _response(Request(scope, receive), document)
+            await response(scope, receive, answer.send)
         finally:
             seconds = time.perf_counter() - began
             route = getattr(scope.get("route"), "path", None)
@@ -236,19 +244,21 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = [*message.get("headers", []), (b"x-request-id", self.request_id.encode())]
-            if self.status == 413 and (b"content-type", problem.CONTENT_TYPE.encode()) not in headers:
+            if self.status == 413 and not self._ours(headers):
                 self._replaced = True
-                content = encode_json(_too_large(quote(self.scope["path"]), self.request_id))
-                headers = [
-                    (b"content-type", problem.CONTENT_TYPE.encode()),
-                    (b"content-length", str(len(content)).encode()),
-                    (b"x-request-id", self.request_id.encode()),
-                ]
-                await self._send({"type": "http.response.start", "status": 413, "headers": headers})
-                await self._send({"type": "http.response.body", "body": content})
+                response = await _response(Request(self.scope), _too_large(quote(self.scope["path"]), self.request_id))
+                response.headers["x-request-id"] = self.request_id
+                await response(self.scope, _nothing_more, self._send)
                 return
             message = {**message, "headers": headers}
         await self._send(message)
+
+    def _ours(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+        return any(name == b"content-type" and not value.startswith(b"text/plain") for name, value in headers)
+
+
+async def _nothing_more() -> Message:
+    return {"type": "http.disconnect"}
 
 
 def _too_large(instance: str, request_id: str | None) -> problem.Problem:
@@ -256,7 +266,18 @@ def _too_large(instance: str, request_id: str | None) -> problem.Problem:
     return problem.from_error(error, instance=instance, request_id=request_id)
 
 
-def _response(document: problem.Problem, headers: Mapping[str, str] | None = None) -> Response:
+async def _response(request: Request, document: problem.Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """The problem document, or its page."""
+    error_page: ErrorPage | None = getattr(request.scope.get("app"), "error_page", None)
+    if error_page is not None:
+        try:
+            page = await error_page(request, document)
+        except Exception:  # the template of the page itself: the answer is the document then
+            logger.exception("unexpected failure in the page of an error")
+            page = None
+        if page is not None:
+            page.headers.update(headers or {})
+            return page
     return Response(
         encode_json(document),
         status_code=document.status,
@@ -269,13 +290,13 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     document = problem.from_error(error, instance=quote(request.url.path), request_id=log.request_id.get())
     level = logging.ERROR if document.status >= 500 else logging.INFO
     logger.log(level, "%s: %s", error.code, error, extra={"fields": {"code": error.code, "hint": error.hint}})
-    return _response(document, {"www-authenticate": "Bearer"} if document.status == 401 else None)
+    return await _response(request, document, {"www-authenticate": "Bearer"} if document.status == 401 else None)
 
 
 async def _answer_status(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     instance, current = quote(request.url.path), log.request_id.get()
     if error.status_code == 413:
-        return _response(_too_large(instance, current))
+        return await _response(request, _too_large(instance, current))
     document = problem.from_status(error.status_code, error.detail, instance=instance, request_id=current)
-    return _response(document, error.headers)
+    return await _response(request, document, error.headers)

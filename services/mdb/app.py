@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,8 +22,11 @@ from services.common.codec import encode_json
 from services.common.edge import Operation, read_body, read_query
 from services.common.errors import UsageError
 from services.common.feed.server import Feed
+from services.common.pages import HTMX
 from services.mdb import query
 from services.mdb.models import outbox
+from services.mdb.pages import make_pages
+from services.mdb.pages import routes as pages_of
 from services.mdb.schema import (
     Actor,
     Audit,
@@ -175,9 +179,10 @@ def check_registrar(request: Request) -> None:
         require(request, Role.ROOT, scope="register")
 
 
-def make_app(store: Store, access: Access) -> Application:
+def make_app(store: Store, access: Access, *, htmx: Path = HTMX) -> Application:
     """mdb's application."""
     mdb = Mdb(store)
+    pages = make_pages(htmx=htmx, login=access.tokens is not None)
     feed = Feed(store.database, outbox, store.source, topics=TOPICS)
 
     @contextlib.asynccontextmanager
@@ -194,6 +199,7 @@ def make_app(store: Store, access: Access) -> Application:
         checks={"feed": feed.healthy, "hall": store.declared},
         lifespan=lifespan,
         max_body_size=BULK_BYTES,
+        error_page=pages.error,
         routes=[
             Operation("GET", "/v1/machines", mdb.machines, summary="Machines", query=MachinesQuery, answer=Machines),
             Operation(
@@ -283,6 +289,7 @@ def make_app(store: Store, access: Access) -> Application:
             Operation("GET", "/v1/pools", mdb.pools, summary="Pools of addresses", answer=Pools),
             Operation("GET", "/v1/audit", mdb.audit, summary="History", query=AuditQuery, answer=Audit),
             Route("/v1/feed", feed.subscribe),
+            *pages_of(pages, store),
         ],
     )
 

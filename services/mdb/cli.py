@@ -98,7 +98,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     groups = {Role.ROOT: settings.writer_groups, Role.SERVICE: settings.registrar_groups}
     access = Access(settings.access, groups=groups, tokens=Tokens.of_this_service())
     with Database(settings.database) as database:
-        app = make_app(Store(database, bounds, seeds=settings.seeds), access)
+        app = make_app(Store(database, bounds, seeds=settings.seeds), access, htmx=settings.htmx)
         # Everybody may connect: what a caller may do is decided by who the kernel says it is.
         return serve(app, listen=arguments.listen, mode=0o666, grace_seconds=settings.grace_seconds)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -87,6 +88,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seeds: Annotated[
         list[Seed], Meta(description="tables of `hostname`, `ip`, `aliases`, `mac`: machines that hall.toml declares")
     ] = msgspec.field(default_factory=list)
+    htmx: Annotated[
+        Path, Meta(description="htmx.min.js of Debian's libjs-htmx; pages do without where it is missing")
+    ] = Path("/usr/share/javascript/htmx/htmx.min.js")
     grace_seconds: Annotated[int, Meta(ge=0, le=300, description="how long a stop waits for running requests")] = 10
 
 

@@ -47,6 +47,14 @@ def test_a_service_without_imports_has_the_root_program(root: Path) -> None:
     ]
 
 
+def test_data_of_the_common_part_comes_with_the_package_that_it_lies_in(root: Path) -> None:
+    checkout.write(root, "services/common/pages/__init__.py", "")
+    checkout.write(root, "services/common/pages/static/look.css", "")
+    assert "services/common/pages/static/look.css" not in closure.files(root, ["one"])
+    checkout.write(root, "services/one/app.py", "from services.common.pages import x\n")
+    assert "services/common/pages/static/look.css" in closure.files(root, ["one"])
+
+
 def test_an_import_of_another_service_brings_its_module_alone(root: Path) -> None:
     checkout.write(root, "services/one/app.py", "from services.two.app import x\n")
     assert "units/backline-two.service" not in closure.files(root, ["one"])

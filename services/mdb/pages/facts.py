@@ -1,0 +1,64 @@
+"""What other services know of a machine: its lease, what it boots and why.
+
+They are asked when a page is made, each with little time: a page never waits for a service that does not answer, it
+says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from services.common.errors import BacklineError
+from services.mdb.schema import Machine
+
+SECONDS = 1.5
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of what is known; `at` is a time in seconds since the epoch, when it has one."""
+
+    title: str
+    text: str
+    at: float | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one service said; `problem` says why it said nothing."""
+
+    source: str
+    title: str
+    facts: Sequence[Fact] = field(default_factory=tuple)
+    problem: str = ""
+
+
+class Source(Protocol):
+    """A service that may know something of a machine."""
+
+    name: str
+    title: str
+
+    async def of(self, machine: Machine) -> Sequence[Fact]:
+        """Raises BacklineError when it cannot be asked."""
+        ...
+
+
+async def ask(sources: Sequence[Source], machine: Machine, *, seconds: float = SECONDS) -> list[Answer]:
+    """All sources at once; never raises for one that fails."""
+    return list(await asyncio.gather(*(_ask(source, source.of, machine, seconds) for source in sources)))
+
+
+async def _ask(
+    source: Source, of: Callable[[Machine], Awaitable[Sequence[Fact]]], machine: Machine, seconds: float
+) -> Answer:
+    try:
+        async with asyncio.timeout(seconds):
+            return Answer(source.name, source.title, await of(machine))
+    except BacklineError as error:
+        return Answer(source.name, source.title, problem=error.message)
+    except TimeoutError:
+        return Answer(source.name, source.title, problem=f"{source.name} did not answer in time")
