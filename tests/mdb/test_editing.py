@@ -72,7 +72,7 @@ def test_the_same_change_of_many_is_one_group() -> None:
 
 
 def test_every_field_of_a_machine_can_be_edited_or_is_kept_by_the_store() -> None:
-    kept = {"id", "created", "updated", "revision"}
+    kept = {"id", "declared", "created", "updated", "revision"}
     assert set(editing.TITLES) | kept == set(Machine.__struct_fields__)
     assert set(editing.TITLES) == set(MachinePatch.__struct_fields__)
     convert({}, MachinePatch)

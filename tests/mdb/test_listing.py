@@ -31,6 +31,7 @@ def machine(id: int, **given: object) -> Machine:
         "channel": "stable",
         "pinned": "1" if id % 7 == 0 else None,
         "notes": "",
+        "declared": False,
         "created": 0.0,
         "updated": float(-id),
         "revision": id,

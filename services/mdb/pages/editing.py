@@ -160,7 +160,7 @@ def _value(name: str, value: str) -> object:
         return value.replace(",", " ").split()
     if name == "faulty":
         return value == "yes"
-    if name in ("ip", "pinned"):
+    if name in ("mac", "ip", "pinned"):
         return value or None
     if name in _NUMBERS and value.isascii() and value.isdigit():
         return int(value[:9])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,7 +14,7 @@ from services.common.pages import Page, Pages
 from services.mdb.pages import editing
 from services.mdb.pages.people import reader
 from services.mdb.schema import AuditQuery
-from services.mdb.store import Store
+from services.mdb.store import MACHINES, Store
 
 
 class HallPages:
@@ -34,8 +35,11 @@ class HallPages:
         """Who changed what, the newest first."""
         reader(request)
         asked = read_query(request, AuditQuery)
-        key = None if asked.machine is None else str(asked.machine)
-        entries = await asyncio.to_thread(self.store.audit, key=key, before=asked.before, limit=asked.limit + 1)
+        topic, key = None if asked.topic is None else asked.topic.value, asked.key
+        if asked.machine is not None:
+            topic, key = MACHINES, str(asked.machine)
+        read = functools.partial(self.store.audit, topic=topic, key=key, before=asked.before, limit=asked.limit + 1)
+        entries = await asyncio.to_thread(read)
         return await self.pages.answer(
             request,
             "history.html",

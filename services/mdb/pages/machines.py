@@ -19,7 +19,7 @@ from services.mdb.pages import editing, listing
 from services.mdb.pages.facts import Source, ask
 from services.mdb.pages.people import Person, caller, visible, writer
 from services.mdb.schema import Machine, MachineType, Strict
-from services.mdb.store import Store
+from services.mdb.store import MACHINES, Store
 
 HISTORY = 20
 
@@ -118,7 +118,7 @@ class MachinePages:
     ) -> Response:
         theirs = editing.texts(machine)
         seen = float(form.text("seen") or 0)
-        entries = await asyncio.to_thread(self.store.audit, key=str(machine.id), limit=HISTORY)
+        entries = await asyncio.to_thread(self.store.audit, topic=MACHINES, key=str(machine.id), limit=HISTORY)
         return await self._form(
             request,
             machine,
@@ -180,7 +180,7 @@ class MachinePages:
         )
 
     def _history(self, machine: Machine, person: Person) -> list[object]:
-        return list(self.store.audit(key=str(machine.id), limit=HISTORY)) if person.may_read else []
+        return list(self.store.audit(topic=MACHINES, key=str(machine.id), limit=HISTORY)) if person.may_read else []
 
     async def _form(
         self, request: Request, machine: Machine, *, mine: editing.Texts, status: int = 200, **context: Any
