@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import secrets
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +26,7 @@ from services.common.errors import HostError
 
 KEA_FILE = "/etc/kea/backline.conf"
 KEA_SOCKET = "/run/kea/kea4-ctrl-socket"
+KEA_STATE = "/var/lib/backline-dhcp"
 _KEA = f"install -d -m 0750 /run/kea /var/lib/kea && exec kea-dhcp4 -c {KEA_FILE}"
 _ASK_KEA = """
 import socket, sys
@@ -118,6 +120,32 @@ class KeaContainer(_Server):
         asked = {"command": name, **({"arguments": arguments} if arguments is not None else {})}
         answer: dict[str, Any] = json.loads(_run(self, ["python3", "-c", _ASK_KEA, KEA_SOCKET, json.dumps(asked)]))
         return answer
+
+
+class GatewayKea(_Server):
+    """kea-dhcp4 as gw starts it: with the configuration that `state`, a folder of the host's, has in force.
+
+    Its card, eth0, has gw's `addresses` besides that of the engine's network, and raw sockets on it hear clients that
+    have none yet. Leases are kept in `leases`, another folder, so the next one knows them.
+    """
+
+    def __init__(self, image: str, *, state: Path, leases: Path, addresses: Sequence[IPv4Interface]) -> None:
+        super().__init__(image)
+        self.with_kwargs(cap_add=["NET_ADMIN", "NET_RAW"])
+        self.with_volume_mapping(state, KEA_STATE, "rw")
+        self.with_volume_mapping(leases, "/var/lib/kea", "rw")
+        plug = "".join(f"ip address add {address} dev eth0\n" for address in addresses)
+        start = f"install -d -m 0750 /run/kea && exec kea-dhcp4 -c {KEA_STATE}/current/kea-dhcp4.json"
+        self.with_command(["sh", "-ec", plug + start])
+        self.waiting_for(ExecWaitStrategy(["python3", "-c", _ASK_KEA, KEA_SOCKET, '{"command":"status-get"}']))
+
+    def test(self, configuration: bytes) -> str | None:
+        """Why `kea-dhcp4 -t` refuses a configuration, or None."""
+        shown = f"{KEA_STATE}/.test.json"
+        (Path(next(iter(self.volumes))) / ".test.json").write_bytes(configuration)
+        done = self.exec(ExecConfig(["env", "KEA_LOCKFILE_DIR=none", "kea-dhcp4", "-t", shown]))
+        said = done.output.decode(errors="replace").strip().splitlines()
+        return None if done.exit_code == 0 else said[-1] if said else "no reason given"
 
 
 class BindContainer(_Server):

@@ -23,6 +23,11 @@ ConditionCapability=
 ExecStart=
 ExecStart=!/usr/sbin/chronyd -x $DAEMON_OPTS
 """
+# gw's own DHCP service makes another configuration, of the machines that mdb has: in a lab with this one it waits.
+KEA = b"""[Service]
+ExecStart=
+ExecStart=/usr/sbin/kea-dhcp4 -c /etc/kea/kea-dhcp4.conf
+"""
 LEASE_SECONDS = 3600
 
 
@@ -115,4 +120,5 @@ def dhcp_server(configuration: str) -> Credentials:
     return {
         "tmpfiles.extra": file_line("/etc/kea/kea-dhcp4.conf", configuration, mode="0640", group="_kea").encode(),
         "systemd.unit-dropin.multi-user.target": wants("kea-dhcp4-server.service"),
+        "systemd.unit-dropin.kea-dhcp4-server.service": KEA,
     }

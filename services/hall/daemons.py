@@ -27,6 +27,7 @@ _UNITS = {
     "ssh.service": render.SSHD,
     "chrony.service": render.CHRONY,
     "backline-mdb.service": render.MDB,
+    "backline-dhcp.service": render.DHCP,
 }
 
 
