@@ -91,6 +91,9 @@ def render(settings: Settings, choice: Choice, interfaces: Mapping[int, str]) ->
         "host-reservation-identifiers": ["hw-address"],
         "reservations-in-subnet": True,
         "reservations-out-of-pool": True,
+        # Both are what Kea does with several threads, and warns of at each configuration unless they are said.
+        "reservations-lookup-first": True,
+        "dhcp-queue-control": {"enable-queue": False},
         "decline-probation-period": DECLINED_SECONDS,
         "dhcp-ddns": {"enable-updates": False},
         "valid-lifetime": settings.lease_seconds,
