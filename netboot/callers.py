@@ -6,6 +6,7 @@ from starlette.requests import Request
 
 from netboot.store import Actor
 from services.common.access import Role, access_of, require
+from services.common.errors import AccessError
 
 
 def origin_of(request: Request) -> str:
@@ -24,3 +25,10 @@ def writer(request: Request) -> Actor:
 def reader(request: Request) -> None:
     """Boots, logs and unknown machines are for those who run the hall. Raises AccessError of `require`."""
     require(request, Role.ORGANIZER)
+
+
+def machine_of(request: Request, boot: str) -> None:
+    """The machine itself, in its boot `boot`. Raises AccessError: `auth.anonymous`, `auth.denied`, those of a token."""
+    caller = require(request)
+    if caller.machine is None or caller.boot != boot:
+        raise AccessError("auth.denied", "only the machine itself reports on its boot, with that boot's own token")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from netboot.store import Answered, Asked
+from netboot.boots import Answered, Asked
 
 GROUP = 200
 

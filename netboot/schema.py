@@ -261,10 +261,28 @@ class Boots(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BootsQuery(Strict, frozen=True, kw_only=True):
-    """Which boots."""
+    """Which boots, or logs of boots."""
 
     machine: Annotated[str | None, about("Of one machine: id, name, MAC or address.")] = None
     limit: Annotated[int, Meta(ge=1, le=1000), about("At most so many.")] = 50
+
+
+class Bootlog(msgspec.Struct, frozen=True, kw_only=True):
+    """What a failing initrd sent: why in one line, and the end of its journal."""
+
+    id: int
+    boot: str
+    machine: int
+    sent_from: str
+    at: float
+    reason: str
+    text: str
+
+
+class Bootlogs(msgspec.Struct, frozen=True, kw_only=True):
+    """Logs of failed boots, the newest first."""
+
+    logs: list[Bootlog]
 
 
 class Report(Strict, frozen=True, kw_only=True):

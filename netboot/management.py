@@ -1,0 +1,185 @@
+"""Versions, holdings, channels, pins and boot records for those who run the hall. Handlers.
+
+Everybody may see what is published and where; boots, logs and unknown machines are for organizers; changing is for root.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from netboot.aliens import Strangers
+from netboot.boots import Boots
+from netboot.callers import reader, writer
+from netboot.schema import (
+    RFS_MAX,
+    Aliens,
+    Boot,
+    Bootlogs,
+    BootsQuery,
+    Channel,
+    ChannelHistory,
+    Channels,
+    Holding,
+    Holdings,
+    Move,
+    NewPin,
+    NewPointer,
+    NewVersion,
+    Pin,
+    PinKind,
+    Pins,
+    Version,
+    Versions,
+)
+from netboot.schema import Boots as BootsAnswer
+from netboot.why import Why, WhyAnswer
+from services.common.edge import read_body, read_query
+from services.common.errors import MissingError, UsageError
+
+
+class Management:
+    """The handlers, around one store and its boots."""
+
+    def __init__(self, boots: Boots, strangers: Strangers, why: Callable[[], Why], *, domain: str) -> None:
+        self.boots = boots
+        self.store = boots.store
+        self.strangers = strangers
+        self.domain = domain
+        self._why = why
+
+    # Versions and who holds them
+
+    async def versions(self, request: Request) -> Versions:  # noqa: ARG002
+        """Every version that netboot knows, the newest first."""
+        return Versions(versions=await asyncio.to_thread(self.store.versions))
+
+    async def add_version(self, request: Request) -> Version:
+        """Make a version known; the same one again changes nothing."""
+        actor = writer(request)
+        return await asyncio.to_thread(self.store.add_version, actor, await read_body(request, NewVersion))
+
+    async def remove_version(self, request: Request) -> None:
+        """Forget a version that no channel, pin, server or running machine uses."""
+        writer(request)
+        await asyncio.to_thread(self.store.remove_version, request.path_params["version"])
+
+    async def holdings(self, request: Request) -> Holdings:  # noqa: ARG002
+        """Which root file server has confirmed which version."""
+        return Holdings(holdings=await asyncio.to_thread(self.store.holdings))
+
+    async def hold(self, request: Request) -> Holding:
+        """A root file server holds a version, whole and verified."""
+        writer(request)
+        return await asyncio.to_thread(self.store.hold, _rfs(request), request.path_params["version"])
+
+    async def release(self, request: Request) -> None:
+        """A root file server holds a version no longer."""
+        writer(request)
+        await asyncio.to_thread(self.store.release, _rfs(request), request.path_params["version"])
+
+    # Channels
+
+    async def channels(self, request: Request) -> Channels:  # noqa: ARG002
+        """Every channel's pointer."""
+        return Channels(channels=await asyncio.to_thread(self.store.channels))
+
+    async def set_channel(self, request: Request) -> Channel:
+        """Move a channel's pointer, for good or until it is not committed in time."""
+        actor = writer(request)
+        new = await read_body(request, NewPointer)
+        return await asyncio.to_thread(self.store.set_channel, actor, request.path_params["name"], new)
+
+    async def commit_channel(self, request: Request) -> Channel:
+        """Keep what a channel points to."""
+        actor = writer(request)
+        move = await read_body(request, Move)
+        return await asyncio.to_thread(self.store.commit_channel, actor, request.path_params["name"], move)
+
+    async def revert_channel(self, request: Request) -> Channel:
+        """Point a channel to what it pointed to before."""
+        actor = writer(request)
+        move = await read_body(request, Move)
+        return await asyncio.to_thread(self.store.revert_channel, actor, request.path_params["name"], move)
+
+    async def channel_history(self, request: Request) -> ChannelHistory:
+        """Who moved a channel, when and why; the newest first."""
+        changes = await asyncio.to_thread(self.store.channel_history, request.path_params["name"])
+        return ChannelHistory(changes=changes)
+
+    # Pins
+
+    async def pins(self, request: Request) -> Pins:  # noqa: ARG002
+        """Pins of rooms and types; a machine's own is in mdb."""
+        return Pins(pins=await asyncio.to_thread(self.store.pins))
+
+    async def pin(self, request: Request) -> Pin:
+        """Have a room or type boot one version, whatever its channels say."""
+        actor = writer(request)
+        new = await read_body(request, NewPin)
+        return await asyncio.to_thread(self.store.pin, actor, _kind(request), request.path_params["value"], new)
+
+    async def unpin(self, request: Request) -> None:
+        """Take a pin away."""
+        writer(request)
+        await asyncio.to_thread(self.store.unpin, _kind(request), request.path_params["value"])
+
+    # Boots
+
+    async def list_boots(self, request: Request) -> BootsAnswer:
+        """What machines were answered, and what became of it; the newest first."""
+        reader(request)
+        asked = read_query(request, BootsQuery)
+        machine = self._machine(asked.machine)
+        return BootsAnswer(boots=await asyncio.to_thread(self.boots.list, machine=machine, limit=asked.limit))
+
+    async def one_boot(self, request: Request) -> Boot:
+        """One boot by its id."""
+        reader(request)
+        return await asyncio.to_thread(self.boots.one, request.path_params["id"])
+
+    async def bootlogs(self, request: Request) -> Bootlogs:
+        """What failing initrds sent, the newest first."""
+        reader(request)
+        asked = read_query(request, BootsQuery)
+        machine = self._machine(asked.machine)
+        return Bootlogs(logs=await asyncio.to_thread(self.boots.logs, machine=machine, limit=asked.limit))
+
+    async def aliens(self, request: Request) -> Aliens:
+        """MAC addresses that asked and are unknown, the newest first."""
+        reader(request)
+        return Aliens(aliens=self.strangers.all())
+
+    async def hostkeys(self, request: Request) -> Response:  # noqa: ARG002
+        """The ssh host keys that machines made at their last boot, as lines of a known_hosts file."""
+        return Response(await asyncio.to_thread(self.boots.known_hosts, self.domain), media_type="text/plain")
+
+    async def why(self, request: Request) -> WhyAnswer:
+        """What a machine boots and why, from its record in mdb to its last boot."""
+        reader(request)
+        return await self._why().explain(request.path_params["name"])
+
+    def _machine(self, text: str | None) -> int | None:
+        if text is None:
+            return None
+        found = self.store.machines.find(text)
+        if found is None:
+            raise MissingError("machine.unknown", f"mdb has told netboot of no machine {text}")
+        return found.id
+
+
+def _kind(request: Request) -> PinKind:
+    try:
+        return PinKind(request.path_params["kind"])
+    except ValueError as error:
+        raise MissingError("pin.kind", "there are pins of rooms and types", hint="room or type") from error
+
+
+def _rfs(request: Request) -> int:
+    number = int(request.path_params["rfs"])
+    if number > RFS_MAX:
+        raise UsageError("request.path", f"there is no rfs{number}")
+    return number
