@@ -523,9 +523,7 @@ def openapi_of_netboot() -> dict[str, object]:
 
     machines = Machines()
     with Database("sqlite://") as database:
-        app = make_app(
-            Store(database, machines), machines, Follower("unix:/run/backline/mdb.sock"), Settings(), Access()
-        )
+        app = make_app(Store(database, machines), Follower("unix:/run/backline/mdb.sock"), Settings(), Access())
         return openapi.document(app.operations, title="netboot", version="")
 
 

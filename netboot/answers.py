@@ -65,7 +65,10 @@ class Answers:
         self._given = Counter("backline_netboot_answers", "Scripts by what they say", ["outcome"], registry=registry)
         self._limited = Counter("backline_netboot_limited", "Refused for asking too often", ["what"], registry=registry)
         self._refused_claims = Counter(
-            "backline_netboot_refused_claims", "Refused claims of credentials: look who it was", ["why"], registry=registry
+            "backline_netboot_refused_claims",
+            "Refused claims of credentials: look who it was",
+            ["why"],
+            registry=registry,
         )
         for outcome in Outcome:
             self._given.labels(outcome=outcome.value)
@@ -134,16 +137,19 @@ class Answers:
 
     async def register(self, request: Request) -> Response:
         """Register the machine that asks, as its menu was filled in; the answer is a script that says how it went."""
-        asked, origin = read_query(request, RegisterQuery), origin_of(request)
-        limits = self._registrations, self._all_registrations
-        if not all(self._allows(limit, key, "register") for limit, key in zip(limits, (origin, EVERYBODY), strict=True)):
+        origin = origin_of(request)
+        everybody = EVERYBODY if origin != LOCAL else LOCAL
+        if not (
+            self._allows(self._registrations, origin, "register")
+            and self._allows(self._all_registrations, everybody, "register")
+        ):
             return _script(scripts.not_registered("too many registrations, wait a minute", None))
         try:
-            registration = _registration(asked, origin)
+            registration = _registration(read_query(request, RegisterQuery), origin)
             async with AsyncMdb(self.settings.mdb) as mdb:
                 machine = await mdb.register(registration)
         except BacklineError as error:
-            logger.info("%s was not registered: %s", asked.mac, error.message)
+            logger.info("%s was not registered: %s", request.query_params.get("mac"), error.message)
             return _script(scripts.not_registered(error.message, error.hint))
         logger.info("%s registered itself as %s", machine.mac, machine.hostname)
         return _script(scripts.registered(machine.hostname, str(machine.ip), seconds=RESTART_SECONDS))

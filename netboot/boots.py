@@ -97,7 +97,7 @@ class Boots:
 
     # Looking
 
-    def list(self, *, machine: int | None = None, limit: int = 50) -> list[Boot]:
+    def recent(self, *, machine: int | None = None, limit: int = 50) -> list[Boot]:
         """The newest first."""
         query = select(BootRow).order_by(BootRow.at.desc(), BootRow.id).limit(limit)
         if machine is not None:

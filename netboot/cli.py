@@ -102,6 +102,10 @@ def parser(prog: str) -> argparse.ArgumentParser:
     boots.add_argument("machine", nargs="?", metavar="HOST", help="host name, alias, MAC, address or id")
     boots.add_argument("--limit", type=int, default=50, metavar="N", help="at most so many")
     boots.set_defaults(run=_boots)
+    logs = commands.add_parser("logs", parents=[asking], help="what failing machines sent, the newest first")
+    logs.add_argument("machine", nargs="?", metavar="HOST", help="host name, alias, MAC, address or id")
+    logs.add_argument("--limit", type=int, default=5, metavar="N", help="at most so many")
+    logs.set_defaults(run=_logs)
     commands.add_parser("aliens", parents=[asking], help="unknown machines that asked").set_defaults(run=_aliens)
     return root
 
@@ -131,7 +135,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     # All of mdb's topics, whichever it has: what we do not know is passed over.
     follower = Follower(settings.mdb, memory=Path(settings.memory) if settings.memory else None)
     with Database(settings.database) as database:
-        app = make_app(Store(database, machines, aliens=aliens), machines, follower, settings, access)
+        app = make_app(Store(database, machines, aliens=aliens), follower, settings, access)
         # Everybody may connect: what a caller may do is decided by who the kernel says it is.
         return serve(app, listen=arguments.listen, mode=0o666, grace_seconds=settings.grace_seconds)
 
@@ -385,6 +389,18 @@ def _boots(arguments: argparse.Namespace) -> int:
         for each in found.boots
     ]
     return _table(rows)
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    with _client(arguments) as client:
+        found = client.bootlogs(arguments.machine, limit=arguments.limit)
+    if arguments.json:
+        return _print_json(found)
+    for each in found.logs:
+        print(f"{_moment(each.at)}  machine {each.machine}, from {each.sent_from}, boot {each.boot}")
+        for line in each.text.splitlines():
+            print(f"    {_one_line(line)}")
+    return int(Exit.OK)
 
 
 def _aliens(arguments: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from netboot.schema import (
     Aliens,
     Boot,
+    Bootlogs,
     Boots,
     Channel,
     ChannelHistory,
@@ -21,6 +22,7 @@ from netboot.schema import (
     Version,
     Versions,
 )
+from netboot.why_schema import WhyAnswer
 from services.common.client import AsyncClient, Call, Client, Nothing, path_of
 
 SOCKET = "unix:/run/backline/netboot.sock"
@@ -88,6 +90,14 @@ def boots_call(machine: str | None = None, *, limit: int | None = None) -> Call[
 
 def boot_call(id: str) -> Call[Boot]:
     return Call("GET", path_of("v1", "boots", id), Boot)
+
+
+def bootlogs_call(machine: str | None = None, *, limit: int | None = None) -> Call[Bootlogs]:
+    return Call("GET", "/v1/bootlogs", Bootlogs, query={"machine": machine, "limit": limit})
+
+
+def why_call(name: str) -> Call[WhyAnswer]:
+    return Call("GET", path_of("v1", "why", name), WhyAnswer)
 
 
 def aliens_call() -> Call[Aliens]:
@@ -161,6 +171,14 @@ class Netboot(Client):
         """One boot."""
         return self.send(boot_call(id))
 
+    def bootlogs(self, machine: str | None = None, *, limit: int | None = None) -> Bootlogs:
+        """What failing initrds sent, the newest first."""
+        return self.send(bootlogs_call(machine, limit=limit))
+
+    def why(self, name: str) -> WhyAnswer:
+        """What a machine boots, and why."""
+        return self.send(why_call(name))
+
     def aliens(self) -> Aliens:
         """Unknown MAC addresses that asked."""
         return self.send(aliens_call())
@@ -172,6 +190,10 @@ class AsyncNetboot(AsyncClient):
     async def boots(self, machine: str | None = None, *, limit: int | None = None) -> Boots:
         """What machines were answered, the newest first."""
         return await self.send(boots_call(machine, limit=limit))
+
+    async def why(self, name: str) -> WhyAnswer:
+        """What a machine boots, and why."""
+        return await self.send(why_call(name))
 
     async def channels(self) -> Channels:
         """Every channel's pointer."""

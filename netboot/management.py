@@ -1,12 +1,11 @@
 """Versions, holdings, channels, pins and boot records for those who run the hall. Handlers.
 
-Everybody may see what is published and where; boots, logs and unknown machines are for organizers; changing is for root.
+Everybody may see what is published and where; boots, logs and unknown machines are for organizers, changing for root.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -36,7 +35,8 @@ from netboot.schema import (
     Versions,
 )
 from netboot.schema import Boots as BootsAnswer
-from netboot.why import Why, WhyAnswer
+from netboot.why import Why
+from netboot.why_schema import WhyAnswer
 from services.common.edge import read_body, read_query
 from services.common.errors import MissingError, UsageError
 
@@ -44,7 +44,7 @@ from services.common.errors import MissingError, UsageError
 class Management:
     """The handlers, around one store and its boots."""
 
-    def __init__(self, boots: Boots, strangers: Strangers, why: Callable[[], Why], *, domain: str) -> None:
+    def __init__(self, boots: Boots, strangers: Strangers, why: Why, *, domain: str) -> None:
         self.boots = boots
         self.store = boots.store
         self.strangers = strangers
@@ -134,7 +134,7 @@ class Management:
         reader(request)
         asked = read_query(request, BootsQuery)
         machine = self._machine(asked.machine)
-        return BootsAnswer(boots=await asyncio.to_thread(self.boots.list, machine=machine, limit=asked.limit))
+        return BootsAnswer(boots=await asyncio.to_thread(self.boots.recent, machine=machine, limit=asked.limit))
 
     async def one_boot(self, request: Request) -> Boot:
         """One boot by its id."""
@@ -160,7 +160,7 @@ class Management:
     async def why(self, request: Request) -> WhyAnswer:
         """What a machine boots and why, from its record in mdb to its last boot."""
         reader(request)
-        return await self._why().explain(request.path_params["name"])
+        return await self._why.explain(request.path_params["name"])
 
     def _machine(self, text: str | None) -> int | None:
         if text is None:

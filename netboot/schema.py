@@ -40,6 +40,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory: Annotated[str, Meta(description="file that remembers mdb's machines; none when empty")] = (
         "/var/lib/backline-netboot/mdb.json"
     )
+    dhcp: Annotated[str, Meta(description="where the DHCP service is, for `backline why`")] = (
+        "unix:/run/backline/dhcp.sock"
+    )
     hall: Annotated[str, Meta(description="name of the hall, as machines show it")] = "hall"
     domain: Annotated[str, Meta(description="DNS domain of the hall's machines")] = ""
     gateways: Annotated[

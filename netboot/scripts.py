@@ -213,6 +213,7 @@ def _menu(*, lldp: bool) -> list[str]:
     return [
         ":alien",
         "set code",
+        "set answer none",
         "menu Backline does not know this machine, ${netX/mac}",
         *(["item --key l lldp Register it; its switch says where it is (LLDP)"] if lldp else []),
         "item --key h hand Register it; type where it is",
@@ -275,7 +276,10 @@ def _by_hand(rooms: Sequence[str]) -> list[str]:
         ":swap",
         "echo -n The code that mdb shows for the machine: ${} && read code || goto alien",
         "isset ${code} || goto alien",
-        "goto name",
+        # mdb keeps what is left empty.
+        *(f"set {name}" for name in ("seat", "rfs", "hfs", "room", "kind")),
+        "echo -n Its host name (empty: as it was): ${} && read seat || goto alien",
+        "goto summary",
         ":hand",
         "echo -n Number of its root file server, rfs: ${} && read rfs || goto alien",
         "echo -n Number of its home file server, hfs: ${} && read hfs || goto alien",
@@ -292,7 +296,6 @@ def _by_hand(rooms: Sequence[str]) -> list[str]:
         "menu What is it for?",
         "item user A contestant's seat",
         "item orga An organizer's seat",
-        "item service A server",
         "item cluster A machine of a cluster",
         "choose kind || goto alien",
         ":name",

@@ -213,8 +213,8 @@ class Store:
     def set_channel(self, actor: Actor, name: str, new: NewPointer) -> Channel:
         """Move a channel's pointer; it is made when there is none.
 
-        What counts as `previous` is what was committed last; what is committed already needs no second time. Raises MissingError("version.unknown"),
-        InputError("channel.name"), BusyError("conflict.generation").
+        What counts as `previous` is what was committed last; what is committed already is not to be committed again.
+        Raises MissingError("version.unknown"), InputError("channel.name"), BusyError("conflict.generation").
         """
         if problem := label_problem(name):
             raise InputError("channel.name", problem)
