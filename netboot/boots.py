@@ -159,12 +159,7 @@ class Boots:
 
     def report(self, id: str, report: Report) -> Boot:
         """Note how far a boot is. Raises MissingError("boot.unknown"), InputError("report.key")."""
-        key = None
-        if isinstance(report.ssh_host_key, str):
-            try:
-                key = PublicKey.parse(report.ssh_host_key).format()
-            except InputError as error:
-                raise InputError("report.key", f"the ssh host key is none: {error.message}") from error
+        key = _host_key(report.ssh_host_key) if isinstance(report.ssh_host_key, str) else None
         now = self.store.clock()
         with self.store.write() as session:
             row = _need(session, id)
@@ -240,6 +235,16 @@ def _refusal(row: BootRow, origin: str, now: float) -> AccessError | BusyError |
     if now > row.at + CLAIM_SECONDS:
         return MissingError("boot.late", f"this boot was answered {now - row.at:.0f} s ago: start the machine again")
     return None
+
+
+def _host_key(text: str) -> str:
+    """Kind and key, without the comment: this becomes part of a line of known_hosts. Raises InputError."""
+    try:
+        if not text.isprintable():
+            raise InputError("report.key", "it is not one line")
+        return " ".join(PublicKey.parse(text).format().split()[:2])
+    except InputError as error:
+        raise InputError("report.key", f"the ssh host key is none: {error.message}") from error
 
 
 def _need(session: Session, id: str) -> BootRow:
