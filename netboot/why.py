@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-import msgspec
-
 from netboot.aliens import Strangers
 from netboot.boots import CLAIM_SECONDS, Boots
 from netboot.decide import Decision, Rule
@@ -18,29 +16,13 @@ from netboot.machines import Known
 from netboot.schema import Boot, Outcome
 from netboot.store import LEASE_SECONDS
 from netboot.why_schema import Finding, RuleAnswer, Step, WhyAnswer
-from services.common.client import AsyncClient, Call, path_of
 from services.common.errors import BacklineError, MissingError
 from services.common.feed.client import Follower
 from services.common.names import normal_mac
+from services.dhcp.client import AsyncDhcp
+from services.dhcp.schema import Offer, Standing
 
 DHCP_SECONDS = 3.0
-
-
-class Lease(msgspec.Struct, frozen=True, kw_only=True):
-    """A lease, as far as it matters here."""
-
-    ip: str
-    expires: float
-
-
-class Offer(msgspec.Struct, frozen=True, kw_only=True):
-    """What the DHCP service would tell a MAC address, as far as it matters here."""
-
-    standing: str
-    ip: str | None
-    pool: str | None = None
-    reason: str | None = None
-    lease: Lease | None = None
 
 
 class Why:
@@ -130,26 +112,32 @@ class Why:
         if mac is None:
             return Step(step="DHCP", finding=Finding.UNKNOWN, text="it cannot be asked about without a MAC address")
         try:
-            async with AsyncClient(self.dhcp, seconds=DHCP_SECONDS) as client:
-                offer = await client.send(Call("GET", path_of("v1", "offer", mac), Offer))
+            async with AsyncDhcp(self.dhcp, seconds=DHCP_SECONDS) as dhcp:
+                offer = await dhcp.offer(mac)
         except BacklineError as error:
             return Step(step="DHCP", finding=Finding.UNKNOWN, text=f"it could not be asked: {error.message}")
-        more = []
-        if offer.lease is not None:
-            until = offer.lease.expires - now
-            more.append(
-                f"it has a lease of {offer.lease.ip}, for {_ago(until)}" if until > 0 else "its lease has ended"
-            )
-        if offer.standing == "known" and offer.ip == address:
-            return Step(step="DHCP", finding=Finding.GOOD, text=f"offers {offer.ip}, its own address", more=more)
-        if offer.standing == "known":
-            text = f"offers {offer.ip}, and mdb says {address}: DHCP has not followed yet"
-        elif offer.standing == "unknown":
-            text = f"knows no such machine: an address of {offer.pool or 'no pool'}"
-        else:
-            text = f"leaves it out: {offer.reason or 'no reason was given'}"
-        good = address is None and offer.standing == "unknown"
-        return Step(step="DHCP", finding=Finding.GOOD if good else Finding.PROBLEM, text=text, more=more)
+        return _offered(offer, address, now)
+
+
+def _offered(offer: Offer, address: str | None, now: float) -> Step:
+    more = []
+    if offer.lease is not None:
+        until = offer.lease.expires - now
+        more.append(f"it has a lease of {offer.lease.ip}, for {_ago(until)}" if until > 0 else "its lease has ended")
+    if offer.boot is not None:
+        files = f"BIOS {offer.boot.bios}, UEFI {offer.boot.uefi}, UEFI HTTP {offer.boot.uefi_http}"
+        more.append(f"firmware loads: {files}; then iPXE loads {offer.boot.ipxe}")
+    finding = Finding.PROBLEM
+    if offer.standing is Standing.KNOWN and str(offer.ip) == address:
+        text, finding = f"offers {offer.ip}, its own address", Finding.GOOD
+    elif offer.standing is Standing.KNOWN:
+        text = f"offers {offer.ip}, and mdb says {address}: DHCP has not followed yet"
+    elif offer.standing is Standing.UNKNOWN:
+        text = f"knows no such machine: an address of {offer.pool or 'no pool'}"
+        finding = Finding.GOOD if address is None else Finding.PROBLEM
+    else:
+        text = f"leaves it out: {offer.reason or 'no reason was given'}"
+    return Step(step="DHCP", finding=finding, text=text, more=more)
 
 
 def _asked(last: Sequence[Boot], machine: Known, now: float) -> Step:

@@ -20,7 +20,8 @@ ALIENS = Range.parse("192.168.250.1-192.168.250.200")
 
 
 def channel(current: str | None = ONE, *, name: str = "stable", **more: object) -> Channel:
-    values: dict[str, object] = {"previous": None, "commit_by": None, "committed": True, "generation": 1, "effective": None}
+    values: dict[str, object] = {"previous": None, "commit_by": None, "committed": True, "generation": 1}
+    values |= {"effective": None}
     values |= {"changed": 0.0, "changed_by": "me", "why": ""}
     return Channel(name=name, current=current, **{**values, **more})  # type: ignore[arg-type]
 
