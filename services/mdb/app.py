@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from starlette.requests import Request
@@ -27,6 +27,7 @@ from services.mdb import query
 from services.mdb.models import outbox
 from services.mdb.pages import make_pages
 from services.mdb.pages import routes as pages_of
+from services.mdb.pages.facts import Source
 from services.mdb.schema import (
     Actor,
     Audit,
@@ -179,8 +180,8 @@ def check_registrar(request: Request) -> None:
         require(request, Role.ROOT, scope="register")
 
 
-def make_app(store: Store, access: Access, *, htmx: Path = HTMX) -> Application:
-    """mdb's application."""
+def make_app(store: Store, access: Access, *, htmx: Path = HTMX, sources: Sequence[Source] = ()) -> Application:
+    """mdb's application. `sources` know more of a machine, for its page."""
     mdb = Mdb(store)
     pages = make_pages(htmx=htmx, login=access.tokens is not None)
     feed = Feed(store.database, outbox, store.source, topics=TOPICS)
@@ -289,7 +290,7 @@ def make_app(store: Store, access: Access, *, htmx: Path = HTMX) -> Application:
             Operation("GET", "/v1/pools", mdb.pools, summary="Pools of addresses", answer=Pools),
             Operation("GET", "/v1/audit", mdb.audit, summary="History", query=AuditQuery, answer=Audit),
             Route("/v1/feed", feed.subscribe),
-            *pages_of(pages, store),
+            *pages_of(pages, store, sources),
         ],
     )
 

@@ -89,6 +89,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from services.common.settings import read
     from services.common.tokens import Tokens
     from services.mdb.app import make_app
+    from services.mdb.pages.sources import sources
     from services.mdb.pools import bounds_of
     from services.mdb.schema import Settings
     from services.mdb.store import Store
@@ -98,7 +99,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     groups = {Role.ROOT: settings.writer_groups, Role.SERVICE: settings.registrar_groups}
     access = Access(settings.access, groups=groups, tokens=Tokens.of_this_service())
     with Database(settings.database) as database:
-        app = make_app(Store(database, bounds, seeds=settings.seeds), access, htmx=settings.htmx)
+        store = Store(database, bounds, seeds=settings.seeds)
+        app = make_app(store, access, htmx=settings.htmx, sources=sources(netboot=settings.netboot))
         # Everybody may connect: what a caller may do is decided by who the kernel says it is.
         return serve(app, listen=arguments.listen, mode=0o666, grace_seconds=settings.grace_seconds)
 

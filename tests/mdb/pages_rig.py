@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Address
@@ -26,11 +27,14 @@ from services.mdb.schema import (
     MachinePatch,
     MachineType,
     NewMachine,
+    NewSwitch,
     PoolSettings,
     PoolsSettings,
     Settings,
 )
 from services.mdb.store import Create, Store, Update
+from tests.common.service_rig import Service, activated
+from tests.mdb.rig import MDB
 
 BEGIN = 1_795_168_800.0  # 2026-11-20 09:20 UTC
 ROOMS = (("pasteur", "pas", 12, 40), ("alt", "alt", 8, 40), ("masters", "mas", 5, 40))
@@ -67,6 +71,8 @@ def fill(database: str, *, seats: int = 1000) -> list[Machine]:
         for actor, edits in _history(seats):
             store.edit(actor, edits(store.machines()))
             ticking[0] += 431.0
+        for new in racks():
+            store.create_switch(ALICE, new)
         return store.machines()
 
 
@@ -148,9 +154,45 @@ def places() -> Iterator[NewMachine]:
                 )
 
 
+def racks() -> Iterator[NewSwitch]:
+    """A switch for every two rows."""
+    for number in range(1, 13):
+        room, short, _, _ = ROOMS[0 if number <= 6 else 1 if number <= 10 else 2]
+        yield NewSwitch(
+            name=f"{short}-sw{number:02}",
+            chassis=f"00:1b:21:3c:{number:02x}:00",
+            room=room,
+            rfs=number % 2 + 1,
+            hfs=number % 2 + 1,
+        )
+
+
 def orga(number: int) -> NewMachine:
     """A machine of those who run the hall."""
     return NewMachine(hostname=f"orga-{number:02}", mac=mac(0x2B0000 + number), type=MachineType.ORGA, room="other")
+
+
+CONFIGURATION = """
+database = "{database}"
+htmx = "{htmx}"
+netboot = ""
+"""
+
+
+@contextlib.contextmanager
+def hall(folder: Path, *, seats: int = 1000) -> Iterator[Service]:
+    """mdb with a whole hall, in UTC."""
+    database = f"sqlite:///{folder}/mdb.db"
+    fill(database, seats=seats)
+    file = folder / "mdb.toml"
+    text = CONFIGURATION.format(database=database, htmx=htmx(folder / "htmx"))
+    for type in MachineType:
+        pool = getattr(POOLS, type.value)
+        text += f'[pools.{type.value}]\nrange = "{pool.range}"\nnetwork = "{pool.network}"\n'
+        text += f"excluded = {json.dumps(pool.excluded)}\n"
+    file.write_text(text)
+    with activated(folder, [*MDB, "--config", str(file)], env={"TZ": "UTC"}) as service:
+        yield service
 
 
 @contextlib.contextmanager

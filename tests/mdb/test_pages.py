@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from services.mdb.client import Mdb
-from services.mdb.schema import Edits, Machine, MachinePatch, MachineType, NewMachine, Removal
+from services.mdb.schema import Edits, Machine, MachinePatch, MachineType, NewMachine, Registration, Removal
 from tests.common.service_rig import Service
 from tests.mdb.rig import serving
 
@@ -261,7 +261,7 @@ def test_hostile_values_are_text_everywhere(root: Browser, client: Mdb) -> None:
         root.page("/machines?" + str(httpx2.QueryParams({"q": HOSTILE}))),
         root.page("/machines?" + str(httpx2.QueryParams({"room": HOSTILE[:80]}))),
         root.page("/machines/" + "%3Cscript%3Ealert(1)%3C%2Fscript%3E", status=404),
-        root.fill("/machines/edit", {"id": str(made.id)}),
+        root.fill("/machines/edit", {"machine": str(made.id)}),
         root.fill("/machines/edit/preview", values),
         root.fill(f"/machines/{made.id}/edit", conflict, status=409),
         root.fill("/machines/new", {"hostname": HOSTILE, "mac": HOSTILE}, status=422),
@@ -359,7 +359,7 @@ def test_a_machine_is_removed_only_as_it_was_shown(root: Browser, client: Mdb) -
 
 def test_many_are_changed_after_a_preview(root: Browser, client: Mdb) -> None:
     made = [add(client, number, room="alt" if number == 3 else "pasteur") for number in range(1, 6)]
-    page = root.fill("/machines/edit", {"which": "picked", "id": [str(one.id) for one in made[:3]]})
+    page = root.fill("/machines/edit", {"which": "picked", "machine": [str(one.id) for one in made[:3]]})
     assert "Change 3 machines" in text_of(page)
     chosen = {**Forms(page).found["/machines/edit/preview"], "what": "change", "room": "alt", "faulty": "yes"}
     page = root.fill("/machines/edit/preview", {**chosen, "faulty_reason": "flood"})
@@ -423,6 +423,49 @@ def test_a_bulk_edit_that_makes_no_sense_says_so(root: Browser, client: Mdb, val
     )
     assert why.lower() in text_of(page).lower()
     assert f"{made.id}:{made.revision}" in page
+
+
+def test_switches_are_added_changed_and_removed(root: Browser, stranger: Browser, client: Mdb) -> None:
+    values = Forms(root.page("/switches")).found["/switches"]
+    page = root.fill("/switches", {**values, "name": "a_b", "chassis": "nonsense", "rfs": "x"}, status=422)
+    assert 'id="e-rfs"' in page
+    page = root.fill("/switches", {**values, "name": "a_b", "chassis": "001b213c0000"}, status=422)
+    assert "underscore" in page
+    page = root.fill("/switches", {**values, "name": "row1", "chassis": "001b213c0000", "room": "alt"})
+    path = re.findall(r"/switches/\d+", page)[0]
+    assert "00:1b:21:3c:00:00" in stranger.page("/switches")
+    assert "/switches/" not in stranger.page("/switches")
+    first = Forms(root.page(path)).found[path]
+    root.fill(path, {**first, "rfs": "2"})
+    page = root.fill(path, {**first, "rfs": "3"}, status=409)
+    assert "Nearest rfs 2 3" in text_of(page)
+    again = Forms(page).found[path]
+    assert "00:1b:21:3c:00:00" in root.fill(path, again)
+    assert "No switch is known" in root.fill(f"{path}/remove", Forms(root.page(path)).found[f"{path}/remove"])
+    assert "row1" in root.page("/history?topic=switches")
+
+
+def test_a_setting_is_turned_on_and_its_history_says_who_did(root: Browser, stranger: Browser) -> None:
+    path = "/settings/allow_self_registration"
+    page = root.fill(path, {"value": "yes"})
+    assert "not as usual" in page
+    assert "allow_self_registration no → became yes" in text_of(page)
+    assert "root" not in text_of(stranger.page("/settings"))
+    assert stranger.post(path, data={"value": "no"}).status_code == 401
+    assert "not as usual" not in root.fill(path, {"value": "no"})
+    assert "expected" in root.fill(path, {"value": "perhaps"}, status=422)
+    assert "no setting nothing" in root.fill("/settings/nothing", {"value": "1"}, status=404)
+
+
+def test_a_code_is_shown_once_and_lets_a_machine_register_again(root: Browser, stranger: Browser, client: Mdb) -> None:
+    made = add(client, 1)
+    assert stranger.post(f"/machines/{made.id}/code").status_code == 401
+    page = root.fill(f"/machines/{made.id}/code", {})
+    code = re.findall(r"<output[^>]*>([^<]*)</output>", page)[0]
+    assert "a registration code was made" in page
+    assert code not in root.page(f"/machines/{made.id}") + root.page("/history")
+    client.register(Registration(mac="525400000077", code=code))
+    assert client.machine(made.id).mac == "52:54:00:00:00:77"
 
 
 @pytest.mark.parametrize(

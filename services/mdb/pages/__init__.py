@@ -19,11 +19,14 @@ from services.mdb.pages.facts import Source
 from services.mdb.pages.hall import HallPages
 from services.mdb.pages.machines import MachinePages
 from services.mdb.pages.people import caller
+from services.mdb.pages.switches import SwitchPages
 from services.mdb.store import Store
 
 NAVIGATION = (
     Link("Machines", "/machines"),
+    Link("Switches", "/switches"),
     Link("Pools", "/pools"),
+    Link("Settings", "/settings"),
     Link("History", "/history", private=True),
 )
 
@@ -48,6 +51,7 @@ def routes(pages: Pages, store: Store, sources: Sequence[Source] = ()) -> list[B
         Page("GET", "/", _start),
         *BulkPages(pages, store).routes(),
         *MachinePages(pages, store, sources).routes(),
+        *SwitchPages(pages, store).routes(),
         *HallPages(pages, store).routes(),
     ]
 

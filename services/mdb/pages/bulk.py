@@ -111,7 +111,7 @@ class BulkPages:
             except msgspec.ValidationError as error:
                 raise UsageError("request.query", str(error)) from error
             return list(listing.listing(self.store.machines(), asked).found)
-        ids = [int(word) for word in form.all("id") if word.isascii() and word.isdigit() and len(word) < 19]
+        ids = [int(word) for word in form.all("machine") if word.isascii() and word.isdigit() and len(word) < 19]
         return sorted(self.store.machines(ids), key=listing.ORDERS["hostname"])
 
     def _again(self, form: Form) -> list[Machine]:

@@ -24,6 +24,7 @@ class Fact:
     title: str
     text: str
     at: float | None = None
+    trouble: bool = False
 
 
 @dataclass(frozen=True)

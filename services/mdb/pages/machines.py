@@ -22,6 +22,7 @@ from services.mdb.schema import Machine, MachineType, Strict
 from services.mdb.store import MACHINES, Store
 
 HISTORY = 20
+OWNED = ("hostname", "aliases", "ip", "type")
 
 
 class Seen(Strict, frozen=True, kw_only=True):
@@ -47,6 +48,7 @@ class MachinePages:
             Page("GET", "/machines/{id:int}", self.show),
             Page("GET", "/machines/{id:int}/edit", self.edit),
             Page("POST", "/machines/{id:int}/edit", self.save),
+            Page("POST", "/machines/{id:int}/code", self.code),
             Page("GET", "/machines/{id:int}/remove", self.doomed),
             Page("POST", "/machines/{id:int}/remove", self.remove),
             Page("GET", "/machines/{name}", self.named),
@@ -95,7 +97,7 @@ class MachinePages:
         """Take a form. What somebody changed meanwhile is shown, not overwritten."""
         actor = writer(request)
         form = await read_form(request)
-        mine, was, match = _mine(form), _was(form), _number(form, "match")
+        mine, was, match = _mine(form), _was(form), revision_of(form)
         machine = await asyncio.to_thread(self.store.machine, int(request.path_params["id"]))
         if machine.revision != match:
             return await self._contested(request, machine, form, mine=mine, was=was)
@@ -145,6 +147,13 @@ class MachinePages:
             return await self._new(request, mine, errors=_errors(error), refusal=error, status=_refused(error))
         return RedirectResponse(f"/machines/{made.id}?done=added", status_code=303)
 
+    async def code(self, request: Request) -> Response:
+        """A one-time code with which the machine registers again; this answer alone shows it."""
+        actor = writer(request)
+        made = await asyncio.to_thread(self.store.make_code, actor, int(request.path_params["id"]))
+        machine = await asyncio.to_thread(self.store.machine, made.machine)
+        return await self._machine(request, machine, code=made)
+
     async def doomed(self, request: Request) -> Response:
         """Ask once more before a machine goes."""
         writer(request)
@@ -156,7 +165,7 @@ class MachinePages:
         actor = writer(request)
         form = await read_form(request)
         id = int(request.path_params["id"])
-        await asyncio.to_thread(self.store.delete, actor, id, match=_number(form, "match"))
+        await asyncio.to_thread(self.store.delete, actor, id, match=revision_of(form))
         return RedirectResponse("/machines?done=1", status_code=303)
 
     # What several of them answer
@@ -166,7 +175,7 @@ class MachinePages:
         history, answers, known = await asyncio.gather(
             asyncio.to_thread(self._history, machine, person), ask(self.sources, machine), self._suggestions()
         )
-        usual: dict[str, object] = {"form": None, "done": ""}
+        usual: dict[str, object] = {"form": None, "done": "", "code": None, "owned": self._owned(machine)}
         return await self.pages.answer(
             request,
             "machine.html",
@@ -178,6 +187,13 @@ class MachinePages:
             titles=editing.TITLES,
             **{**usual, **known, **context},
         )
+
+    def _owned(self, machine: Machine) -> tuple[str, ...]:
+        """The fields that hall.toml alone changes."""
+        if not machine.declared:
+            return ()
+        seed = self.store.seeds.get(machine.hostname)
+        return OWNED if seed is None or seed.mac is None else (*OWNED, "mac")
 
     def _history(self, machine: Machine, person: Person) -> list[object]:
         return list(self.store.audit(topic=MACHINES, key=str(machine.id), limit=HISTORY)) if person.may_read else []
@@ -233,10 +249,11 @@ def _was(form: Form) -> editing.Texts:
         raise UsageError("request.syntax", "the form is not one of ours") from error
 
 
-def _number(form: Form, name: str) -> int:
-    value = form.text(name)
+def revision_of(form: Form) -> int:
+    """The revision at which a form showed its record. Raises UsageError("request.syntax")."""
+    value = form.text("match")
     if not (value.isascii() and value.isdigit() and len(value) < 19):
-        raise UsageError("request.syntax", f"the form's {name} is {value or 'missing'}")
+        raise UsageError("request.syntax", f"the form's revision is {value or 'missing'}")
     return int(value)
 
 

@@ -64,7 +64,8 @@ document.addEventListener("htmx:afterRequest", (event) => {
   history.replaceState(history.state, "", query ? `${form.action}?${query}` : form.action);
 });
 
-// After a page was taken into another, the keyboard goes on where the new part begins.
-document.addEventListener("htmx:afterSwap", (event) => {
-  if (event.target.id === "main") event.target.focus({ preventScroll: true });
+// A part that was taken into the page may want the focus: else the keyboard would start at the top again.
+document.addEventListener("htmx:load", (event) => {
+  const wanting = event.target.matches("#main") ? event.target : event.target.querySelector("[data-focus]");
+  if (wanting) wanting.focus({ preventScroll: true });
 });

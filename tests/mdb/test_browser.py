@@ -1,0 +1,285 @@
+"""mdb's pages in a real browser, before a hall of a thousand seats: htmx, keyboard, and nothing beyond the origin.
+
+With BACKLINE_SCREENSHOTS=1, `test_the_screenshots_of_the_documents` writes docs/screenshots again.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from services.mdb.client import Mdb
+from services.mdb.schema import MachinePatch
+from tests.common.service_rig import Service
+from tests.mdb.pages_rig import forwarded, hall
+
+pytestmark = pytest.mark.needs("chromium")
+
+CHROMIUM = "/usr/bin/chromium"
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+SCREENSHOTS = Path(__file__).parents[2] / "docs/screenshots"
+FOUND = 1027  # seats, organizers' machines and servers of the hall
+
+
+@dataclass
+class Desk:
+    """A browser in front of the hall, as root, with everything that it asked for and complained of."""
+
+    page: Page
+    origin: str
+    asked: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    def open(self, path: str) -> None:
+        self.page.goto(self.origin + path)
+
+    def hosts(self) -> list[str]:
+        return self.page.locator(".machines tbody th a").all_inner_texts()
+
+    def all(self, selector: str, attribute: str) -> list[str]:
+        """An attribute of every element that matches."""
+        return list(self.page.eval_on_selector_all(selector, f"them => them.map(it => it.{attribute})"))
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    @property
+    def focused(self) -> str:
+        """What has the focus, as people would call it."""
+        found = self.page.evaluate(
+            "() => { const it = document.activeElement;"
+            " return it.ariaLabel || it.labels?.[0]?.innerText || it.innerText || it.id || it.tagName }"
+        )
+        return " ".join(str(found).split())
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with hall(tmp_path_factory.mktemp("hall")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def origin(service: Service) -> Iterator[str]:
+    with forwarded(service.socket) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        yield started
+        started.close()
+
+
+def desk_in(context: BrowserContext, origin: str) -> Desk:
+    desk = Desk(context.new_page(), origin)
+    desk.page.set_default_timeout(20_000)
+    desk.page.on("request", lambda request: desk.asked.append(request.url))
+    desk.page.on("console", lambda message: desk.complaints.append(f"{message.type}: {message.text}"))
+    desk.page.on("pageerror", lambda error: desk.complaints.append(str(error)))
+    return desk
+
+
+@pytest.fixture
+def desk(browser: Browser, origin: str) -> Iterator[Desk]:
+    """Afterwards: nothing was asked of another origin, and the console is empty."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    made = desk_in(context, origin)
+    yield made
+    context.close()
+    assert [url for url in made.asked if not url.startswith(f"{origin}/")] == []
+    assert made.complaints == []
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[Mdb]:
+    with Mdb(service.unix) as opened:
+        yield opened
+
+
+def test_a_thousand_machines_are_there_in_a_moment(desk: Desk) -> None:
+    began = time.monotonic()
+    desk.open("/machines?size=1000")
+    assert len(desk.hosts()) == 1000
+    assert time.monotonic() - began < 10  # 0.7 s on an idle machine
+    expect(desk.page.locator("#count")).to_have_text("1,027")
+
+
+def test_typing_searches_and_the_address_can_be_shared(desk: Desk) -> None:
+    desk.open("/machines")
+    desk.page.locator("#q").press_sequentially("pas-r03", delay=20)
+    expect(desk.page.locator("#count")).to_have_text("40 of 1,027")
+    assert desk.hosts()[0] == "pas-r03p01"
+    assert desk.page.locator("#q").evaluate("it => it === document.activeElement")
+    desk.page.locator("#pick-rfs").select_option("2")
+    expect(desk.page.locator("#count")).to_have_text("20 of 1,027")
+    expect(desk.page).to_have_url(re.compile(r"/machines\?q=pas-r03&rfs=2$"))
+    desk.page.reload()
+    expect(desk.page.locator("#count")).to_have_text("20 of 1,027")
+    desk.page.locator("#q").fill("hostnam:x")
+    expect(desk.page.locator("#found [role=alert]")).to_contain_text("did you mean hostname", ignore_case=True)
+    expect(desk.page.locator("#pick-rfs")).to_have_value("2")
+
+
+def test_a_click_on_a_head_sorts_and_back_leads_back(desk: Desk) -> None:
+    desk.open("/machines?room=alt")
+    first = desk.hosts()
+    desk.page.get_by_role("link", name="Address", exact=True).click()
+    expect(desk.page.locator("th[aria-sort=ascending]")).to_have_text("Address")
+    desk.page.get_by_role("link", name="Address", exact=True).click()
+    expect(desk.page.locator("th[aria-sort=descending]")).to_have_text("Address")
+    assert desk.hosts() == sorted(desk.hosts(), reverse=True)
+    assert desk.focused == "Address"
+    desk.page.get_by_role("link", name="Next", exact=True).click()
+    expect(desk.page.locator(".pager")).to_contain_text("101 to 200 of 320")
+    desk.page.locator("#q").fill("p01")
+    expect(desk.page.locator("th[aria-sort=descending]")).to_have_text("Address")
+    desk.page.go_back()
+    expect(desk.page.locator(".pager")).to_contain_text("1 to 100 of 320")
+    desk.page.go_back()
+    expect(desk.page.locator("th[aria-sort=ascending]")).to_have_text("Address")
+    desk.page.go_back()
+    expect(desk.page.locator("th[aria-sort=ascending]")).to_have_text("Host name")
+    assert desk.hosts() == first
+
+
+def test_many_machines_are_changed_after_a_look_at_what_would_change(desk: Desk, client: Mdb) -> None:
+    desk.open("/machines?q=mas-r02")
+    boxes = desk.page.locator("td.tick input")
+    picked = desk.page.locator("[data-picked]")
+    expect(picked).to_be_disabled()
+    boxes.nth(3).click()
+    boxes.nth(9).click(modifiers=["Shift"])
+    expect(picked).to_have_text("Change 7 ticked")
+    desk.page.get_by_label("All on this page").check()
+    expect(picked).to_have_text("Change 40 ticked")
+    desk.page.get_by_label("All on this page").uncheck()
+    boxes.nth(0).check()
+    boxes.nth(1).check()
+    picked.click()
+    expect(desk.page.get_by_role("heading", level=1)).to_have_text("Change 2 machines")
+    desk.page.get_by_label("Room", exact=True).fill("annex")
+    desk.page.get_by_label("State").select_option("faulty: boots nothing")
+    desk.page.get_by_label("What is wrong").fill("no power")
+    desk.page.get_by_role("button", name="Preview").click()
+    expect(desk.page.locator(".groups")).to_contain_text("annex")
+    assert client.machines("room:annex").total == 0
+    desk.page.get_by_role("button", name="Change all 2").click()
+    expect(desk.page.locator(".notice.good")).to_have_text("Done: 2 machines changed.")
+    assert [one.hostname for one in client.machines("room:annex faulty:yes").machines] == ["mas-r02p01", "mas-r02p02"]
+
+
+def test_an_edit_in_place_meets_somebody_elses(desk: Desk, client: Mdb) -> None:
+    machine = client.machine("alt-r05p05")
+    desk.open("/machines/alt-r05p05")
+    desk.page.get_by_role("link", name="Edit").click()
+    expect(desk.page.locator("#record form")).to_be_visible()
+    client.change(machine.id, MachinePatch(room="theirs", hfs=7))
+    desk.page.get_by_label("Room", exact=True).fill("mine")
+    desk.page.get_by_label("Notes").fill("seen by me")
+    desk.page.get_by_role("button", name="Save").click()
+    conflict = desk.page.locator("#record [role=alert]")
+    expect(conflict).to_contain_text("Changed meanwhile by root (local)")
+    expect(desk.page.get_by_label("Home server (hfs)")).to_have_value("7")
+    desk.page.get_by_label("theirs", exact=True).check()
+    desk.page.get_by_role("button", name="Save").click()
+    expect(desk.page.locator("#record .notice.good")).to_contain_text("Saved.")
+    after = client.machine(machine.id)
+    assert (after.room, after.hfs, after.notes) == ("theirs", 7, "seen by me")
+    expect(desk.page.locator("#history li").first).to_contain_text("seen by me")
+    # The browser says in its console that the first answer was a 409; nothing else is there.
+    assert [one for one in desk.complaints if "409" not in one] == []
+    desk.complaints.clear()
+
+
+def test_everything_can_be_done_by_keyboard(desk: Desk, client: Mdb) -> None:
+    desk.open("/machines")
+    desk.press("Tab")
+    assert desk.focused == "Skip to the content"
+    desk.press("Enter", "/")
+    assert desk.focused == "Search"
+    desk.page.keyboard.type("orga-05")
+    expect(desk.page.locator("#count")).to_have_text("1 of 1,027")
+    for _ in range(40):
+        desk.press("Tab")
+        if desk.focused == "orga-05":
+            break
+    desk.press("Space")  # the tick of the row
+    expect(desk.page.locator("[data-picked]")).to_have_text("Change 1 ticked")
+    desk.press("Tab")
+    assert desk.focused == "orga-05"
+    desk.press("Enter")
+    expect(desk.page.get_by_role("heading", level=1)).to_have_text("orga-05")
+    for _ in range(20):
+        desk.press("Tab")
+        if desk.focused == "Edit":
+            break
+    assert desk.page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    desk.press("Enter")
+    expect(desk.page.locator("#record form")).to_be_visible()
+    for _ in range(40):
+        desk.press("Tab")
+        if desk.focused == "Room":
+            break
+    desk.page.keyboard.type("by-hand")
+    desk.press("Enter")
+    expect(desk.page.locator("#record .notice.good")).to_contain_text("Saved.")
+    assert client.machine("orga-05").room == "by-hand"
+
+
+def test_without_a_script_it_works_as_well(browser: Browser, origin: str, client: Mdb) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    desk = desk_in(context, origin)
+    desk.open("/machines")
+    desk.page.locator("#q").fill("orga-09")
+    desk.page.get_by_role("button", name="Search").click()
+    assert desk.hosts() == ["orga-09"]
+    desk.page.get_by_role("link", name="orga-09").click()
+    desk.page.get_by_role("link", name="Edit").click()
+    desk.page.get_by_label("Room", exact=True).fill("plain")
+    desk.page.get_by_role("button", name="Save").click()
+    expect(desk.page.locator("#record .notice.good")).to_contain_text("Saved.")
+    assert client.machine("orga-09").room == "plain"
+    context.close()
+
+
+@pytest.mark.parametrize("path", ["/machines", "/machines/pas-r01p14", "/switches", "/pools", "/settings", "/history"])
+def test_a_phone_needs_no_scrolling_to_the_side(browser: Browser, origin: str, path: str) -> None:
+    context = browser.new_context(viewport={"width": 375, "height": 700})
+    desk = desk_in(context, origin)
+    desk.open(path)
+    assert desk.page.evaluate("() => document.documentElement.scrollWidth") <= 375
+    context.close()
+
+
+@pytest.mark.parametrize("path", ["/machines", "/machines/new", "/machines/pas-r01p14", "/switches", "/settings"])
+def test_every_field_has_a_name_and_headings_are_in_order(desk: Desk, path: str) -> None:
+    desk.open(path)
+    nameless = desk.page.evaluate(
+        "() => [...document.querySelectorAll('input:not([type=hidden]), select, textarea, button, a')]"
+        ".filter(it => !(it.ariaLabel || it.labels?.length || it.innerText?.trim() || it.closest('.brand')))"
+        ".map(it => it.outerHTML)"
+    )
+    assert nameless == []
+    levels = [int(tag[1]) for tag in desk.all("h1, h2, h3", "tagName")]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    ids = desk.all("[id]", "id")
+    assert len(ids) == len(set(ids))
