@@ -100,7 +100,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     access = Access(settings.access, groups=groups, tokens=Tokens.of_this_service())
     with Database(settings.database) as database:
         store = Store(database, bounds, seeds=settings.seeds)
-        app = make_app(store, access, htmx=settings.htmx, sources=sources(netboot=settings.netboot))
+        app = make_app(store, access, htmx=settings.htmx, sources=sources(dhcp=settings.dhcp, netboot=settings.netboot))
         # Everybody may connect: what a caller may do is decided by who the kernel says it is.
         return serve(app, listen=arguments.listen, mode=0o666, grace_seconds=settings.grace_seconds)
 

@@ -88,6 +88,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seeds: Annotated[
         list[Seed], Meta(description="tables of `hostname`, `ip`, `aliases`, `mac`: machines that hall.toml declares")
     ] = msgspec.field(default_factory=list)
+    dhcp: Annotated[str, Meta(description="where the DHCP service is, for the page of a machine; none when empty")] = (
+        "unix:/run/backline/dhcp.sock"
+    )
     netboot: Annotated[str, Meta(description="where netboot is, for the page of a machine; none when empty")] = (
         "unix:/run/backline/netboot.sock"
     )

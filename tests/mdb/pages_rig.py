@@ -175,6 +175,7 @@ def orga(number: int) -> NewMachine:
 CONFIGURATION = """
 database = "{database}"
 htmx = "{htmx}"
+dhcp = ""
 netboot = ""
 """
 

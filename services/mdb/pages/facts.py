@@ -9,31 +9,49 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Protocol
 
 from services.common.errors import BacklineError
 from services.mdb.schema import Machine
 
-SECONDS = 1.5
+SECONDS = 4.0  # netboot itself gives DHCP three
+
+
+class Mark(Enum):
+    """What a fact means."""
+
+    PLAIN = ""
+    GOOD = "good"
+    PROBLEM = "problem"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One line of what is known; `at` is a time in seconds since the epoch, when it has one."""
+    """One thing that is known; `at` is a time in seconds since the epoch, when it has one."""
 
     title: str
     text: str
     at: float | None = None
-    trouble: bool = False
+    mark: Mark = Mark.PLAIN
+    more: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a service knows: a sentence that sums it up, or none, and the facts."""
+
+    facts: Sequence[Fact]
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
 class Answer:
     """What one service said; `problem` says why it said nothing."""
 
-    source: str
     title: str
-    facts: Sequence[Fact] = field(default_factory=tuple)
+    known: Known = field(default_factory=lambda: Known(()))
     problem: str = ""
 
 
@@ -43,7 +61,7 @@ class Source(Protocol):
     name: str
     title: str
 
-    async def of(self, machine: Machine) -> Sequence[Fact]:
+    async def of(self, machine: Machine) -> Known:
         """Raises BacklineError when it cannot be asked."""
         ...
 
@@ -53,13 +71,11 @@ async def ask(sources: Sequence[Source], machine: Machine, *, seconds: float = S
     return list(await asyncio.gather(*(_ask(source, source.of, machine, seconds) for source in sources)))
 
 
-async def _ask(
-    source: Source, of: Callable[[Machine], Awaitable[Sequence[Fact]]], machine: Machine, seconds: float
-) -> Answer:
+async def _ask(source: Source, of: Callable[[Machine], Awaitable[Known]], machine: Machine, seconds: float) -> Answer:
     try:
         async with asyncio.timeout(seconds):
-            return Answer(source.name, source.title, await of(machine))
+            return Answer(source.title, await of(machine))
     except BacklineError as error:
-        return Answer(source.name, source.title, problem=error.message)
+        return Answer(source.title, problem=error.message)
     except TimeoutError:
-        return Answer(source.name, source.title, problem=f"{source.name} did not answer in time")
+        return Answer(source.title, problem=f"{source.name} did not answer in time")

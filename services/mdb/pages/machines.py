@@ -173,7 +173,9 @@ class MachinePages:
     async def _machine(self, request: Request, machine: Machine, *, status: int = 200, **context: Any) -> Response:
         person = caller(request)
         history, answers, known = await asyncio.gather(
-            asyncio.to_thread(self._history, machine, person), ask(self.sources, machine), self._suggestions()
+            asyncio.to_thread(self._history, machine, person),
+            ask(self.sources if person.may_read else (), machine),
+            self._suggestions(),
         )
         usual: dict[str, object] = {"form": None, "done": "", "code": None, "owned": self._owned(machine)}
         return await self.pages.answer(
