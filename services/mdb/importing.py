@@ -14,9 +14,10 @@ import msgspec
 
 from services.common.codec import convert
 from services.common.names import normal_mac
-from services.mdb.edits import Create, Update
-from services.mdb.schema import Machine, MachinePatch, NewMachine
+from services.mdb.edits import Create, Step, Update
+from services.mdb.schema import Action, Imported, Machine, MachinePatch, NewMachine, Taken
 from services.mdb.tables import Mistakes, Row
+from services.mdb.writing import of_step
 
 _CLEARED: dict[str, object] = {"aliases": [], "pinned": None, "notes": "", "faulty_reason": ""}
 _YES, _NO = ("yes", "true", "1"), ("no", "false", "0")
@@ -66,6 +67,28 @@ def plan(rows: Sequence[Row], machines: Iterable[Machine]) -> list[Planned]:
             mistakes.add("import.value", f"{told}{message[:1].lower()}{message[1:]}", where=row.place(name))
     mistakes.check()
     return planned
+
+
+def told(planned: Sequence[Planned], steps: Sequence[Step], *, dry: bool) -> Imported:
+    """What the rows did."""
+    changes = [
+        Taken(
+            line=each.row.line,
+            id=change.after["id"],
+            hostname=change.name,
+            action=Action(change.kind.value),
+            before=before,
+            after=after,
+        )
+        for each, step in zip(planned, steps, strict=True)
+        if step.after is not step.before
+        for change in [of_step(step)]
+        for before, after in [change.differences()]
+        if change.after is not None
+    ]
+    created = sum(change.action is Action.CREATED for change in changes)
+    updated = len(changes) - created
+    return Imported(created=created, updated=updated, unchanged=len(planned) - len(changes), changes=changes, dry=dry)
 
 
 def _values(row: Row, mistakes: Mistakes) -> dict[str, object] | None:

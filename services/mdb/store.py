@@ -27,6 +27,7 @@ from services.mdb.schema import (
     Actor,
     AuditEntry,
     Code,
+    Imported,
     Machine,
     MachinePatch,
     MachineType,
@@ -177,7 +178,7 @@ class Store:
         with self._writing() as session:
             return [step.after for step in self._edit(session, actor, edits, dry=dry)]
 
-    def take(self, actor: Actor, rows: Sequence[Row], *, dry: bool = False) -> list[tuple[Row, Step]]:
+    def take(self, actor: Actor, rows: Sequence[Row], *, dry: bool = False) -> Imported:
         """Import rows, all of them or none, and tell what each did; with `dry` nothing is kept.
 
         Raises as `edit`, and InputError("import.*"); `where` is the line of the row.
@@ -187,7 +188,7 @@ class Store:
             planned = importing.plan(rows, load(session, None).values())
             edits, places = [each.edit for each in planned], [each.row.place() for each in planned]
             steps = self._edit(session, actor, edits, dry=dry, places=places)
-        return [(each.row, step) for each, step in zip(planned, steps, strict=True)]
+        return importing.told(planned, steps, dry=dry)
 
     def register(self, asked: Registration) -> Machine:
         """A machine registers itself, or again with a code. Raises as `edit`, and InputError("register.*")."""

@@ -17,14 +17,13 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import yaml
 
 from services.common.codec import encode_json, to_builtins
 from services.common.errors import InputError, nearest
-from services.mdb.schema import Machine
+from services.mdb.schema import Format, Machine
 
 COLUMNS = (
     "id",
@@ -47,21 +46,9 @@ MISTAKES = 20
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # OWASP, "CSV Injection"; the apostrophe itself, so that it comes back
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_SIMPLE = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[a-z][a-z0-9.-]*")  # a text to YAML 1.1 and 1.2 alike
+_UNPRINTABLE = re.compile(r"[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")  # or a line break, to YAML
 _SPACE = re.compile(r"[ \t\r\n]*")
-
-
-class Format(Enum):
-    """How machines are written down."""
-
-    CSV = "csv"
-    JSON = "json"
-    YAML = "yaml"
-
-    @property
-    def media_type(self) -> str:
-        """RFC 7111, RFC 8259, RFC 9512."""
-        return "text/csv" if self is Format.CSV else f"application/{self.value}"
 
 
 @dataclass(frozen=True)
@@ -304,7 +291,7 @@ def write(machines: Sequence[Machine], format: Format) -> str:
     if format is Format.JSON:
         return "[" + ",".join("\n" + encode_json(record).decode() for record in records) + "\n]\n"
     if format is Format.YAML:
-        return str(yaml.dump(records, Dumper=_DUMPER, sort_keys=False, allow_unicode=True)) if records else "[]\n"
+        return "".join(_yaml_record(record) for record in records) or "[]\n"
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\r\n")  # RFC 4180
     lines.writerow(COLUMNS)
@@ -317,6 +304,23 @@ def _record(machine: Machine) -> dict[str, Any]:
     plain = to_builtins(machine)
     assert isinstance(plain, dict)
     return {name: plain[name] for name in COLUMNS}
+
+
+def _yaml_record(record: dict[str, Any]) -> str:
+    lines = []
+    for name, value in record.items():
+        if isinstance(value, list):
+            lines.append(f"{name}: [{', '.join(map(_yaml, value))}]\n")
+        else:
+            lines.append(f"{name}: {_yaml(value)}\n")
+    return "- " + "  ".join(lines)
+
+
+def _yaml(value: object) -> str:
+    """A scalar; JSON's are YAML's too."""
+    if isinstance(value, str) and _SIMPLE.fullmatch(value):
+        return value
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
 def _cell(value: object) -> str:
