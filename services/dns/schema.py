@@ -73,7 +73,8 @@ class ZoneStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What is in force. `applied` is when everything that is known was last in force, in seconds since the epoch.
 
-    `pending`: something that is known is not in force, for `problem`. `revision` is mdb's, null before its first word.
+    `pending`: something that is known is not in force yet, or not for `problem`. `revision` is mdb's, null before its
+    first word.
     """
 
     state: Literal["applied", "pending"]

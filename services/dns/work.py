@@ -60,6 +60,7 @@ class Worker:
         self.applied: float | None = None
         self.seconds: float | None = None
         self.reloads = 0
+        self._noted = self._done = 0  # how many times something was noted, and how many of these are in force
         self._changed = asyncio.Event()
         self._stop = applier.stop
         self._count: dict[str, Any] = {}
@@ -129,6 +130,7 @@ class Worker:
                 if change.topic == TOPIC:
                     self._note(change.key, change.after)
         self.known = True
+        self._noted += 1
         self._changed.set()
 
     def _note(self, key: str, record: Mapping[str, Any] | None) -> None:
@@ -148,8 +150,11 @@ class Worker:
                 continue
             began = time.monotonic()
             await self._settle(began + LONGEST)
+            noted = self._noted
             outcome = await self._turn(began)
             self._note_outcome(outcome, time.monotonic() - began)
+            if outcome.problem is None:
+                self._done = noted
 
     async def _wait_for_work(self) -> None:
         """Until a change, or time to look: what failed is tried again, and DHCP may name other servers."""
@@ -211,7 +216,7 @@ class Worker:
         left_out = self.left_out()
         position = self.follower.state.position
         return Status(
-            state="applied" if self.problem is None else "pending",
+            state="applied" if self.problem is None and self._done == self._noted else "pending",
             problem=None if self.problem is None else self.problem.message,
             applied=self.applied,
             seconds=self.seconds,
