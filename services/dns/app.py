@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from services.common.app import Application, create_app
 from services.common.edge import Operation
+from services.common.identity import ImageIdentity
 from services.dns.schema import Lookup, Status
 from services.dns.work import Worker
 
@@ -31,7 +32,7 @@ class Dns:
         return await self.worker.lookup(request.path_params["name"])
 
 
-def make_app(worker: Worker) -> Application:
+def make_app(worker: Worker, *, identity: ImageIdentity | None = None) -> Application:
     """The service's application."""
     handlers = Dns(worker)
 
@@ -45,6 +46,7 @@ def make_app(worker: Worker) -> Application:
         description="Names and addresses of the hall: what BIND is given from mdb. Read-only.",
         checks={"mdb": worker.follower.fresh, "zones": worker.in_force, "named": worker.named_answers},
         lifespan=lifespan,
+        identity=identity,
         routes=[
             Operation("GET", "/v1/status", handlers.status, summary="What is in force", answer=Status),
             Operation("GET", "/v1/lookup/{name}", handlers.lookup, summary="A name or an address", answer=Lookup),

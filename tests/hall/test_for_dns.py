@@ -8,7 +8,7 @@ from services.common.settings import read
 from services.dns.schema import Settings
 from services.dns.zones import HALL, Layout, render
 from services.hall import for_dns
-from services.hall.render import Identity
+from services.hall.render import DNS, Identity
 from services.hall.render import render as render_hall
 from services.hall.schema import Hall
 from tests.hall.halls import hall, proposal
@@ -66,5 +66,5 @@ def test_an_island_looks_nothing_up(tmp_path: Path) -> None:
 
 def test_only_gw_gets_them() -> None:
     made: Hall = hall()
-    assert for_dns.PLACE in render_hall(made, Identity("gw", "gw"))
-    assert for_dns.PLACE not in render_hall(made, Identity("rhfs", "rhfs01"))
+    assert DNS in render_hall(made, Identity("gw", "gw"))
+    assert DNS not in render_hall(made, Identity("rhfs", "rhfs01"))
