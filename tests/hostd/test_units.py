@@ -13,7 +13,7 @@ from services.common.process import run
 UNITS = Path(__file__).parents[2] / "units"
 SERVICES = sorted(UNITS.glob("*.service"))
 # What systemd 257 of the images knows and 252 of Debian 12 does not.
-NEWER = ("ImportCredential",)
+NEWER = ("ImportCredential", "RestartSteps", "RestartMaxDelaySec")
 
 
 def need(program: str) -> None:

@@ -1,0 +1,31 @@
+"""`backline seat`: what units of a seat run."""
+
+from __future__ import annotations
+
+import argparse
+
+from services.common.errors import Exit
+
+SUMMARY = "what a seat tells netboot; its units run it"
+
+
+def parser(prog: str) -> argparse.ArgumentParser:
+    """The command line of `backline seat`."""
+    root = argparse.ArgumentParser(prog=prog, description="What a seat tells netboot.")
+    commands = root.add_subparsers(metavar="COMMAND", required=True)
+    text = "wait until the seat is up, then tell netboot so, with its ssh host key"
+    commands.add_parser("report", help=text, description=text).set_defaults(run=_report)
+    return root
+
+
+def _report(arguments: argparse.Namespace) -> int:  # noqa: ARG001
+    from services.seat import report
+
+    boot = report.find_boot()
+    if boot is None:
+        print("netboot has not started this system: there is nobody to tell")
+        return int(Exit.OK)
+    system = report.wait_for_system()
+    report.send(boot, report.document(system))
+    print(f"netboot knows that boot {boot.id} is up ({system.detail})")
+    return int(Exit.OK)
