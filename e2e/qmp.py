@@ -33,10 +33,10 @@ class Qmp:
             self._send("qmp_capabilities")
         self._thread.start()
 
-    def execute(self, command: str, *, seconds: float = 10.0) -> None:
-        """Run a command without arguments. Raises HostError("lan.qmp") when QEMU refuses, is late or is gone."""
+    def execute(self, command: str, *, seconds: float = 10.0, **arguments: Any) -> None:
+        """Run a command. Raises HostError("lan.qmp") when QEMU refuses, is late or is gone."""
         with self._lock:
-            self._send(command)
+            self._send(command, arguments)
             try:
                 answer = self._answers.get(timeout=seconds)
             except queue.Empty:
@@ -52,9 +52,12 @@ class Qmp:
         self._thread.join(timeout=seconds)
         self._link.close()
 
-    def _send(self, command: str) -> None:
+    def _send(self, command: str, arguments: dict[str, Any] | None = None) -> None:
+        # "-" in names of arguments is "_" here.
+        named = {name.replace("_", "-"): value for name, value in (arguments or {}).items()}
+        message = {"execute": command, "arguments": named} if named else {"execute": command}
         try:
-            self._link.sendall(json.dumps({"execute": command}).encode() + b"\n")
+            self._link.sendall(json.dumps(message).encode() + b"\n")
         except OSError as error:
             raise HostError("lan.qmp", f"QEMU is gone, and cannot {command}") from error
 

@@ -28,7 +28,6 @@ _UNITS = {
     "chrony.service": render.CHRONY,
     "backline-mdb.service": render.MDB,
     "backline-dhcp.service": render.DHCP,
-    "backline-dns.service": render.DNS,
 }
 
 

@@ -85,7 +85,6 @@ class Work:
         *,
         seeds: Mapping[str, Seed],
         by_hall: bool = False,
-        places: Sequence[str] = (),
     ) -> None:
         self.session = session
         self.bounds = bounds
@@ -93,7 +92,6 @@ class Work:
         self.revision = revision
         self.seeds = seeds
         self.by_hall = by_hall
-        self.places = places
         self.steps: list[Step] = []
         self._edits = edits
         self._wanted: dict[int, IPv4Address | None] = {}
@@ -140,8 +138,7 @@ class Work:
         patch = self._checked(number, patch)
         self._owned(number, before, patch)
         if "ip" in patch:
-            if (wanted := patch.pop("ip")) != before.ip:
-                self._wanted[number] = wanted
+            self._wanted[number] = patch.pop("ip")
         elif patch.get("type", before.type) is not before.type and not self._at_home(before.ip, patch["type"]):
             self._wanted[number] = None
         after = msgspec.structs.replace(before, **patch)
@@ -282,6 +279,4 @@ class Work:
                 )
 
     def _where(self, number: int) -> str | None:
-        if self.places:
-            return self.places[number]
         return f"edit {number + 1}" if len(self._edits) > 1 else None
