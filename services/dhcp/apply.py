@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 TESTS_MAX = 200
 SEARCH_SECONDS = 30.0
 """How long guilty records are looked for, before everything is left as it was."""
+SAME_SECONDS = 3.0
+"""Kea tells when it was given something in whole seconds."""
 FEW = 32
 """Up to so many changed reservations, leases are asked for one by one."""
 
@@ -172,12 +174,12 @@ class Applier:
     def astray(self) -> bool:
         """Whether Kea has, or may have, another configuration than it was given last. Raises MissingError.
 
-        The hash of thousands of reservations costs Kea time, so it is asked for only when Kea is another process, or
-        has been given something, since.
+        The hash of thousands of reservations costs Kea time, so it is asked for once after each change, and then only
+        when Kea is another process, or has been given something, since.
         """
         running = self.kea.running()
         known = self._running
-        if known is not None and known.pid == running.pid and abs(known.reloaded - running.reloaded) < 3:
+        if known is not None and known.pid == running.pid and abs(known.reloaded - running.reloaded) < SAME_SECONDS:
             return False
         if self.kea.hash() != self._hash:
             return True
@@ -226,10 +228,10 @@ class Applier:
     def _set(self, generation: Generation, configuration: bytes, before: Generation | None = None) -> None:
         """Let Kea take it. What it refuses after all is not what it is to start with."""
         try:
+            self._running = None
             self._hash = self.kea.set(configuration)
-            self._running = self.kea.running()
         except Refused:
-            self._hash, self._running = "", None
+            self._hash = ""
             if before is not None:
                 self.generations.point(before)
                 self.generations.drop(generation)
@@ -241,7 +243,6 @@ class Applier:
         """Kea goes back by itself; where it did not get that far, it is given what it had."""
         try:
             self._hash = self.kea.set(before.configuration())
-            self._running = self.kea.running()
         except (BacklineError, OSError) as error:
             logger.error("Kea does not take back what it had: %s", error)
 

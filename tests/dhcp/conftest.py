@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -22,13 +21,13 @@ def podman(shop: Shop) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def shared(podman: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gw that is on, for tests that only apply and ask."""
+    """A gw that is on."""
     with gateway(podman, tmp_path_factory.mktemp("gw")) as gw:
         yield gw
 
 
 @pytest.fixture
-def gw(podman: Engine, tmp_path: Path) -> Iterator[Gateway]:
-    """A gw of the test's own."""
-    with gateway(podman, tmp_path) as gw:
-        yield gw
+def gw(shared: Gateway) -> Gateway:
+    """The same, on and without machines and leases, whatever the test before did to it."""
+    shared.reset()
+    return shared

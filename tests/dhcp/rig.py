@@ -80,6 +80,16 @@ class Gateway:
         self._on.close()
         self._on = contextlib.ExitStack()
 
+    def reset(self) -> None:
+        """As if nobody had ever been told of a machine."""
+        if self.kea is None:
+            self.on()
+        self.prepare()
+        self.applier = Applier(self.settings, self.control)
+        self.apply()
+        for lease in self.control.leases():
+            self.control.end_lease(lease.ip_address)
+
     def apply(self, *told: Machine | LeftOut) -> Outcome:
         return self.applier.apply(list(told))
 
