@@ -51,7 +51,7 @@ from netboot.why_schema import WhyAnswer
 from services.common.access import Access
 from services.common.app import Application, create_app
 from services.common.edge import Operation
-from services.common.errors import BacklineError
+from services.common.errors import BacklineError, MissingError
 from services.common.feed.client import Follower
 from services.common.feed.server import Feed
 
@@ -73,6 +73,11 @@ def make_app(store: Store, follower: Follower, settings: Settings, access: Acces
     why = Why(boots, answers.strangers, follower, dhcp=settings.dhcp)
     management = Management(boots, answers.strangers, why, domain=settings.domain)
     feed = Feed(store.database, outbox, boots.source, topics=TOPICS)
+
+    async def fresh() -> None:
+        await follower.fresh()
+        if not store.machines.heard:  # what is remembered may be older than the follower is
+            raise MissingError("feed.stale", f"{follower.endpoint} has not been heard since netboot started")
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Application) -> AsyncIterator[None]:
@@ -103,7 +108,7 @@ def make_app(store: Store, follower: Follower, settings: Settings, access: Acces
         service="netboot",
         access=access,
         description="What machines boot, from where, and why: scripts, versions, channels, boots.",
-        checks={"feed": feed.healthy, "mdb": follower.fresh},
+        checks={"feed": feed.healthy, "mdb": fresh},
         lifespan=lifespan,
         routes=[
             *_for_machines(answers),
@@ -278,6 +283,7 @@ async def _follow(follower: Follower, machines: Machines) -> None:
             async for batch in follower.batches():
                 if batch.first:
                     machines.take(batch.state)
+                    machines.heard = True
                 else:
                     machines.follow(batch.changes)
         except BacklineError as error:

@@ -61,6 +61,8 @@ class Machines:
     def __init__(self, known: Iterable[Known] = (), switches: Iterable[Switch] = ()) -> None:
         self.ready = False
         """Whether mdb has ever told us: until then no machine can be called unknown."""
+        self.heard = False
+        """Whether mdb has told us in this life; until then what is known is remembered."""
         self.unreadable: set[tuple[str, str]] = set()
         self._by_id: dict[int, Known] = {}
         self._by_mac: dict[str, Known] = {}

@@ -17,7 +17,7 @@ from netboot.schema import Boot, Outcome
 from netboot.store import LEASE_SECONDS
 from netboot.why_schema import Finding, RuleAnswer, Step, WhyAnswer
 from services.common.errors import BacklineError, MissingError
-from services.common.feed.client import Follower
+from services.common.feed.client import STALE_SECONDS, Follower
 from services.common.names import normal_mac
 from services.dhcp.client import AsyncDhcp
 from services.dhcp.schema import Offer, Standing
@@ -103,7 +103,7 @@ class Why:
         elif machine.mac is None:
             text, finding = f"{text}; without one it never finds its record", Finding.PROBLEM
         more = []
-        if self.follower.state.position is None or self.follower.staleness > 60:
+        if not self.boots.store.machines.heard or self.follower.staleness > STALE_SECONDS:
             finding = Finding.UNKNOWN if finding is Finding.GOOD else finding
             more = [f"mdb has not been heard for {_ago(self.follower.staleness)}: this is what it said last"]
         return Step(step="mdb", finding=finding, text=text, more=more)

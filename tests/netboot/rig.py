@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,10 +14,14 @@ from pathlib import Path
 from netboot.client import Netboot
 from netboot.machines import Known, Machines
 from netboot.schema import NewVersion, Version
+from services.common.process import run
+from services.common.tokens import CREDENTIAL
 from tests.common.service_rig import Service, activated
 from tests.mdb import rig as mdb_rig
 
 NETBOOT = [sys.executable, "-m", "services.common.main", "netboot", "serve"]
+KEY = bytes(range(32))
+"""What the hall's tokens are made with."""
 ONE, TWO = "20261121.bf275d18ebe8", "20261122.0123456789ab"
 GATEWAY = "192.168.1.254"
 CONFIGURATION = """
@@ -72,6 +78,49 @@ def machines(*known: Known) -> Machines:
 
 
 @dataclass
+class Answer:
+    """Status and body of an answer."""
+
+    status: int
+    text: str
+
+    @property
+    def code(self) -> str:
+        """The problem's code, or "" for an answer that is none."""
+        try:
+            return str(json.loads(self.text).get("code", ""))
+        except (ValueError, AttributeError):
+            return ""
+
+
+def ask(
+    service: Service,
+    path: str,
+    *,
+    origin: str = "192.168.0.1",
+    method: str = "GET",
+    body: object = None,
+    token: str | None = None,
+    text: bytes | None = None,
+) -> Answer:
+    """What a machine at `origin` is answered, through nginx: its user, and the header that it sets."""
+    argv = ["setpriv", "--reuid=33", "--regid=33", "--clear-groups", "curl", "--silent", "--globoff"]
+    argv += ["--request", method, "--write-out", "\n%{http_code}", "--header", f"X-Real-IP: {origin}"]
+    argv += ["--header", f"Authorization: Bearer {token}"] if token else []
+    argv += ["--json", json.dumps(body)] if body is not None else []
+    argv += ["--header", "Content-Type: text/plain", "--data-binary", "@-"] if text is not None else []
+    # Through a descriptor: another user is not let through the folders of pytest, whatever their modes were made.
+    folder = os.open(service.socket.parent, os.O_PATH)
+    try:
+        argv += ["--unix-socket", f"/proc/self/fd/{folder}/{service.socket.name}", f"http://netboot{path}"]
+        found = run(argv, stdin=text, pass_fds=(folder,)).stdout
+    finally:
+        os.close(folder)
+    content, _, status = found.rpartition("\n")
+    return Answer(int(status), content)
+
+
+@dataclass
 class Pair:
     """A running netboot and the mdb that it follows."""
 
@@ -97,7 +146,10 @@ def serving(folder: Path, database: str, mdb: str, **environment: str) -> Iterat
     file = own / "netboot.toml"
     file.write_text(CONFIGURATION.format(database=database, mdb=mdb, folder=own))
     (own / "hall.toml").write_text("[hall]\nname = 'pasteur'\n")
-    with activated(own, [*NETBOOT, "--config", str(file)], env=environment) as service:
+    (own / CREDENTIAL).write_bytes(KEY)
+    env = {"CREDENTIALS_DIRECTORY": str(own), **environment}
+    with activated(own, [*NETBOOT, "--config", str(file)], env=env) as service:
+        own.chmod(0o711)  # nginx's user gets to the socket
         yield service
 
 
