@@ -16,7 +16,8 @@ import pytest
 
 from netboot.answers import TOKEN
 from netboot.client import Netboot
-from netboot.schema import NewPointer, Outcome, Stage
+from netboot.schema import NewPointer, Outcome, Report, Stage
+from services.common.client import Call, Nothing
 from services.common.problem import RemoteError
 from services.common.tokens import Kind, Tokens
 from services.mdb.client import Mdb
@@ -363,10 +364,7 @@ def test_a_machine_reports_with_its_own_token_and_no_other(hall: Hall) -> None:
         assert client.boot(id).stage is Stage.SYSTEM
 
 
-def client_report(id: str) -> object:
-    from netboot.schema import Report
-    from services.common.client import Call, Nothing
-
+def client_report(id: str) -> Call[Nothing]:
     return Call("PUT", f"/v1/boots/{id}/report", Nothing, body=Report(stage=Stage.SYSTEM))
 
 
