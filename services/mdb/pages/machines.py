@@ -126,7 +126,7 @@ class MachinePages:
             machine,
             mine=editing.merged(mine, was, theirs),
             contested=editing.contested(mine, was, theirs),
-            culprits=[entry for entry in entries if entry.at > seen] or entries[:1],
+            culprits=[entry for entry in entries if entry.at > seen and entry.topic == MACHINES],
             status=409,
         )
 
