@@ -497,6 +497,32 @@ def openapi_of_mdb() -> dict[str, object]:
         return openapi.document(make_app(Store(database, {}), Access()).operations, title="mdb", version="")
 
 
+def openapi_of_dns() -> dict[str, object]:
+    """The document that the DNS service serves as /openapi.json."""
+    from services.common import openapi
+    from services.common.identity import ImageIdentity
+    from services.dns.app import make_app
+    from services.dns.schema import Settings
+    from services.dns.work import make_applier, make_worker
+
+    settings = Settings(domain="prolo")
+    app = make_app(make_worker(settings, make_applier(settings)), identity=ImageIdentity())
+    return openapi.document(app.operations, title="dns", version="")
+
+
+def _dns_parser() -> argparse.ArgumentParser:
+    from services.dns import cli
+
+    return cli.parser("backline dns")
+
+
+def _dns_settings() -> str:
+    from services.common import settings
+    from services.dns.schema import Settings
+
+    return settings.reference(Settings, "dns")
+
+
 def _mdb_parser() -> argparse.ArgumentParser:
     from services.mdb import cli
 
@@ -628,6 +654,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "build-commands": lambda: command_text(_builder_parser(), depth=3),
     "build-settings": _settings,
     "check-elsewhere": _elsewhere,
+    "dns-commands": lambda: command_text(_dns_parser(), depth=3),
+    "dns-routes": lambda: _routes(openapi_of_dns()),
+    "dns-settings": _dns_settings,
     "error-codes": error_table,
     "exit-codes": exit_table,
     "hostd-commands": lambda: command_text(_hostd_parser(), depth=3),

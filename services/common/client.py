@@ -38,7 +38,10 @@ QueryValue = str | int | Sequence[str] | None
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One request: `path` is made by `path_of`, a query value of None is left out."""
+    """One request: `path` is made by `path_of`, a query value of None is left out.
+
+    `text` is a body that is no struct: its media type, and the bytes.
+    """
 
     method: str
     path: str
@@ -46,6 +49,7 @@ class Call(Generic[T]):
     query: Mapping[str, QueryValue] = field(default_factory=dict)
     body: msgspec.Struct | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    text: tuple[str, bytes] | None = None
 
 
 class Nothing(msgspec.Struct, frozen=True):
@@ -108,12 +112,20 @@ class Client:
 
     def send(self, call: Call[T]) -> T:
         """Send a call and decode its answer. Raises RemoteError, MissingError, IntegrityError."""
+        return _decode(self.endpoint, call, self._send(call))
+
+    def fetch(self, call: Call[Nothing]) -> bytes:
+        """Send a call whose answer is no struct, and return it as it came. Raises RemoteError, MissingError."""
+        response = self._send(call)
+        _check(self.endpoint, response)
+        return response.content
+
+    def _send(self, call: Call[T]) -> httpx2.Response:
         try:
-            response = self._http.send(_request(self._http, call))
+            return self._http.send(_request(self._http, call))
         except httpx2.HTTPError as error:
             _close_leaked(error)
             raise _unreachable(self.endpoint, error) from error
-        return _decode(self.endpoint, call, response)
 
 
 class AsyncClient:
@@ -173,8 +185,10 @@ def _request(http: httpx2.Client | httpx2.AsyncClient, call: Call[T]) -> httpx2.
             parameters.append((key, str(value)))
         elif value is not None:
             parameters += [(key, item) for item in value]
-    content = None if call.body is None else encode_json(call.body)
-    headers = {**call.headers, **({} if call.body is None else {"content-type": "application/json"})}
+    media_type, content = call.text or (None, None)
+    if call.body is not None:
+        media_type, content = "application/json", encode_json(call.body)
+    headers = {**call.headers, **({} if media_type is None else {"content-type": media_type})}
     return http.build_request(
         call.method, call.path, params=httpx2.QueryParams(tuple(parameters)), content=content, headers=headers
     )
@@ -198,11 +212,15 @@ def _close_leaked(error: BaseException) -> None:
 
 
 def _decode(endpoint: Endpoint, call: Call[T], response: httpx2.Response) -> T:
-    if response.is_error:
-        raise RemoteError(decode_problem(response.content, status=response.status_code), where=str(endpoint))
+    _check(endpoint, response)
     try:
         return decode_json(b"{}" if response.status_code == 204 else response.content, call.answer)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise IntegrityError(
             "remote.answer", f"{call.method} {call.path} was answered with something else: {error}", where=str(endpoint)
         ) from error
+
+
+def _check(endpoint: Endpoint, response: httpx2.Response) -> None:
+    if response.is_error:
+        raise RemoteError(decode_problem(response.content, status=response.status_code), where=str(endpoint))

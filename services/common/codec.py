@@ -6,6 +6,7 @@ msgspec does the work; these hooks are in one place so that a type means the sam
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import TypeVar
 
@@ -43,10 +44,10 @@ def to_builtins(value: object) -> object:
     return msgspec.to_builtins(value, enc_hook=_to_wire)
 
 
-def json_schemas(types: list[type]) -> tuple[tuple[dict[str, object], ...], dict[str, dict[str, object]]]:
+def json_schemas(types: Sequence[object]) -> tuple[tuple[dict[str, object], ...], dict[str, dict[str, object]]]:
     """JSON Schema 2020-12 of each type, and the components they refer to as #/components/schemas/NAME."""
     schemas, components = msgspec.json.schema_components(
-        types, schema_hook=_schema, ref_template="#/components/schemas/{name}"
+        list(types), schema_hook=_schema, ref_template="#/components/schemas/{name}"
     )
     return tuple(schemas), dict(components)
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, MetaData, event
+from sqlalchemy import Connection, Engine, FromClause, MetaData, Table, event, func, insert, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session
@@ -130,6 +131,41 @@ class Database:
                         f"the database is of a version that this program does not know: {error}",
                         hint="run the newer image, or restore the backup that was made before it",
                     ) from error
+
+
+def insert_all(session: Session, table: FromClause, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows that have the same keys, quickly however many: on PostgreSQL by COPY, which fills in no default of
+    SQLAlchemy's. Raises SQLAlchemy's IntegrityError.
+    """
+    if not rows:
+        return
+    assert isinstance(table, Table)
+    if session.get_bind().dialect.name != "postgresql":
+        session.execute(insert(table), rows)
+        return
+    import psycopg
+    from psycopg import sql
+
+    session.flush()
+    connection = session.connection().connection.driver_connection
+    assert isinstance(connection, psycopg.Connection)
+    names = list(rows[0])
+    copying = sql.SQL("COPY {} ({}) FROM STDIN").format(
+        sql.Identifier(table.name), sql.SQL(", ").join(map(sql.Identifier, names))
+    )
+    try:
+        with connection.cursor() as cursor, cursor.copy(copying) as copy:
+            for row in rows:
+                copy.write_row([row[name] for name in names])
+    except psycopg.IntegrityError as error:
+        raise IntegrityError("COPY", None, error) from error
+
+
+def new_ids(session: Session, table: FromClause, count: int) -> list[int]:
+    """Ids for rows to come, on PostgreSQL: from the sequence of column `id`, so that nobody else gets them."""
+    assert isinstance(table, Table)
+    sequence = func.pg_get_serial_sequence(table.name, "id")
+    return list(session.scalars(select(func.nextval(sequence)).select_from(func.generate_series(1, count))))
 
 
 def violated(error: IntegrityError) -> str:

@@ -22,13 +22,18 @@ from services.common.errors import UsageError
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-Handler = Callable[[Request], Awaitable[msgspec.Struct | Response | None]]
+Handler = Callable[[Request], Awaitable[object]]
+"""Answers with a struct or other data of JSON, a Response, or None for no content."""
 
 BODY_SECONDS = 30.0  # a client that sends its body slower than this holds a connection for nothing
 
 
 class Operation(Route):
-    """A route that knows its documentation: `summary`, the structs it takes and answers, and the errors it may give."""
+    """A route that knows its documentation: `summary`, the structs it takes and answers, and the errors it may give.
+
+    `answer` is a struct, or another type that msgspec describes. `texts` are the media types of a body that is no JSON
+    of ours, and `answers` those of such an answer.
+    """
 
     def __init__(
         self,
@@ -39,7 +44,9 @@ class Operation(Route):
         summary: str,
         query: type[msgspec.Struct] | None = None,
         body: type[msgspec.Struct] | None = None,
-        answer: type[msgspec.Struct] | None = None,
+        texts: Sequence[str] = (),
+        answer: object = None,
+        answers: Sequence[str] = (),
         status: int = 200,
         media_type: str = "application/json",
         errors: Sequence[int] = (),
@@ -67,10 +74,32 @@ class Operation(Route):
         self.description = handler.__doc__
         self.query = query
         self.body = body
+        self.texts = tuple(texts)
         self.answer = answer
+        self.answers = tuple(answers) or (media_type,)
         self.status = status
         self.media_type = media_type
         self.errors = tuple(errors)
+
+
+async def read_text(request: Request, *media_types: str) -> tuple[str, bytes]:
+    """The body and its media type, which is one of `media_types`. Raises UsageError: `request.type`, `request.late`."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in media_types:
+        raise UsageError(
+            "request.type",
+            f"the body is {media_type or 'of no named type'}",
+            hint=f"send Content-Type: {' or '.join(media_types)}",
+        )
+    return media_type, await _content(request)
+
+
+async def _content(request: Request) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.body()
+    except TimeoutError as error:
+        raise UsageError("request.late", f"the body took longer than {BODY_SECONDS:.0f} s") from error
 
 
 async def read_body(request: Request, type: type[T]) -> T:
@@ -85,11 +114,7 @@ async def read_body(request: Request, type: type[T]) -> T:
             f"the body is {media_type or 'of no named type'}",
             hint="send Content-Type: application/json",
         )
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            content = await request.body()
-    except TimeoutError as error:
-        raise UsageError("request.late", f"the body took longer than {BODY_SECONDS:.0f} s") from error
+    content = await _content(request)
     try:
         return decode_json(content, type)
     except msgspec.ValidationError as error:

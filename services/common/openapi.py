@@ -29,9 +29,9 @@ Document = dict[str, object]
 def document(operations: Iterable[Operation], *, title: str, version: str, description: str = "") -> Document:
     """The document of a whole application, as plain data."""
     operations = list(operations)
-    structs = {struct: None for each in operations for struct in (each.body, each.answer) if struct is not None}
-    types: list[type[msgspec.Struct]] = [problem.Problem, *structs]
-    schemas, components = json_schemas(list(types))
+    named = {each: None for one in operations for each in (one.body, one.answer) if each is not None}
+    types: list[object] = [problem.Problem, *named]
+    schemas, components = json_schemas(types)
     schema_of = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, object]] = {}
     for each in operations:
@@ -43,7 +43,7 @@ def document(operations: Iterable[Operation], *, title: str, version: str, descr
     return {"openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": components}}
 
 
-def _operation(each: Operation, schema_of: Mapping[type[msgspec.Struct], dict[str, object]]) -> Document:
+def _operation(each: Operation, schema_of: Mapping[object, dict[str, object]]) -> Document:
     result: Document = {"operationId": each.name, "summary": each.summary}
     if each.description:
         result["description"] = inspect.cleandoc(each.description)
@@ -52,13 +52,20 @@ def _operation(each: Operation, schema_of: Mapping[type[msgspec.Struct], dict[st
         result["parameters"] = parameters
     if each.body is not None:
         result["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema_of[each.body]}}}
+    if each.texts:
+        content = {text: {"schema": _text_schema(text)} for text in each.texts}
+        result["requestBody"] = {"required": True, "content": content}
     success: Document = {"description": "Success"}
     if each.answer is not None:
         success["content"] = {each.media_type: {"schema": schema_of[each.answer]}}
-    elif each.media_type != "application/json":
-        success["content"] = {each.media_type: {"schema": {"type": "string"}}}
+    elif each.answers != ("application/json",):
+        success["content"] = {text: {"schema": _text_schema(text)} for text in each.answers}
     responses: dict[str, Document] = {str(each.status): success}
-    expected = {*each.errors, *({400} if each.query else ()), *({400, 413, 415, 422} if each.body else ())}
+    expected = {
+        *each.errors,
+        *({400} if each.query else ()),
+        *({400, 413, 415, 422} if each.body or each.texts else ()),
+    }
     for status in sorted(expected):
         responses[str(status)] = _error(problem.phrase(status), schema_of)
     responses["default"] = _error("Any other failure", schema_of)
@@ -66,7 +73,12 @@ def _operation(each: Operation, schema_of: Mapping[type[msgspec.Struct], dict[st
     return result
 
 
-def _error(description: str, schema_of: Mapping[type[msgspec.Struct], dict[str, object]]) -> Document:
+def _text_schema(media_type: str) -> dict[str, object]:
+    """Of a body that no struct describes: what is not text may be any value."""
+    return {"type": "string"} if media_type.startswith("text/") else {}
+
+
+def _error(description: str, schema_of: Mapping[object, dict[str, object]]) -> Document:
     return {"description": description, "content": {problem.CONTENT_TYPE: {"schema": schema_of[problem.Problem]}}}
 
 

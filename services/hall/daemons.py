@@ -28,6 +28,7 @@ _UNITS = {
     "chrony.service": render.CHRONY,
     "backline-mdb.service": render.MDB,
     "backline-dhcp.service": render.DHCP,
+    "backline-dns.service": render.DNS,
 }
 
 

@@ -19,7 +19,7 @@ from services.common import administrators
 from services.common.codec import encode_json
 from services.common.errors import InputError
 from services.common.signing import format_signers
-from services.hall import for_dhcp, for_mdb, for_netboot, keys
+from services.hall import for_dhcp, for_dns, for_mdb, for_netboot, keys
 from services.hall.schema import Administrator, AdministratorRole, Hall, Host, Method, Nic, Purpose
 
 NETWORKD = "/run/systemd/network"
@@ -31,6 +31,7 @@ CHRONY = "/run/backline/chrony.d/50-hall.conf"
 ALLOWED_SIGNERS = "/run/backline/allowed_signers"
 CA = "/run/backline/ca.pem"
 DHCP = "/run/backline/dhcp.toml"
+DNS = "/run/backline/dns.toml"
 MDB = "/run/backline/mdb.toml"
 HOSTS = "/etc/hosts"
 LOCALTIME = "/etc/localtime"
@@ -113,6 +114,7 @@ def render(hall: Hall, identity: Identity) -> dict[str, File]:
         files[f"{NETWORKD}/{name}"] = File(text)
     if identity.role == "gw":
         files[DHCP] = File(_HEADER + for_dhcp.settings(hall))
+        files[DNS] = File(_HEADER + for_dns.settings(hall))
         files[MDB] = File(_HEADER + for_mdb.settings(hall))
         files[NETBOOT] = File(_HEADER + for_netboot.settings(hall))
     return dict(sorted(files.items()))

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,11 +20,11 @@ from starlette.routing import Route
 from services.common.access import LOCAL, Access, Role, caller_of, require
 from services.common.app import Application, create_app
 from services.common.codec import encode_json
-from services.common.edge import Operation, read_body, read_query
-from services.common.errors import UsageError
+from services.common.edge import Operation, read_body, read_query, read_text
+from services.common.errors import BusyError, InputError, MissingError, UsageError
 from services.common.feed.server import Feed
 from services.common.pages import HTMX
-from services.mdb import query
+from services.mdb import inventory, query, tables
 from services.mdb.models import outbox
 from services.mdb.pages import make_pages
 from services.mdb.pages import routes as pages_of
@@ -35,6 +36,11 @@ from services.mdb.schema import (
     Code,
     Edited,
     Edits,
+    ExportQuery,
+    Format,
+    Imported,
+    ImportQuery,
+    InventoryQuery,
     Machine,
     MachinePatch,
     Machines,
@@ -46,11 +52,15 @@ from services.mdb.schema import (
     Switch,
     Switches,
     SwitchPatch,
+    Target,
+    TargetsQuery,
     Variable,
     VariablesList,
     VariableValue,
 )
 from services.mdb.store import MACHINES, TOPICS, Create, Delete, Edit, Store, Update
+
+T = TypeVar("T")
 
 BULK_BYTES = 16 * 1024 * 1024
 
@@ -64,8 +74,7 @@ class Mdb:
     async def machines(self, request: Request) -> Machines:
         """Machines that a query finds (see `services.mdb.query`), in the order of their host names."""
         asked = read_query(request, MachinesQuery)
-        test = query.parse(asked.q)
-        found = [machine for machine in await asyncio.to_thread(self.store.machines) if test(machine)]
+        found = await asyncio.to_thread(self._found, asked.q)
         return Machines(machines=found[asked.offset : asked.offset + asked.limit], total=len(found))
 
     async def machine(self, request: Request) -> Response:
@@ -99,8 +108,41 @@ class Mdb:
         edits: list[Edit] = [Create(new) for new in asked.create]
         edits += [Update(change.id, change.patch, change.match) for change in asked.update]
         edits += [Delete(gone.id, gone.match) for gone in asked.delete]
-        after = await asyncio.to_thread(self.store.edit, actor, edits, dry=asked.dry)
+        after = await _placed(lambda: self.store.edit(actor, edits, dry=asked.dry))
         return Edited(machines=[machine for machine in after if machine is not None], dry=asked.dry)
+
+    async def take(self, request: Request) -> Imported:
+        """Import machines from a table, all of them or none; with `dry`, only tell what would change.
+
+        A row means the machine with its id, else with its MAC address, else with its host name, else a new one.
+        """
+        actor = writer(request)
+        asked = read_query(request, ImportQuery)
+        media_type, content = await read_text(request, *(format.media_type for format in Format))
+        format = next(format for format in Format if format.media_type == media_type)
+
+        return await _placed(lambda: self.store.take(actor, tables.read(content, format), dry=asked.dry))
+
+    async def export(self, request: Request) -> Response:
+        """Machines as a table, which an import takes back."""
+        asked = read_query(request, ExportQuery)
+        text = await asyncio.to_thread(lambda: tables.write(self._found(asked.q), asked.format))
+        headers = {"content-disposition": f'attachment; filename="machines.{asked.format.value}"'}
+        return Response(text, headers=headers, media_type=asked.format.media_type)
+
+    async def ansible(self, request: Request) -> dict[str, object]:
+        """The hall as an inventory of Ansible: a group for each type and room."""
+        asked = read_query(request, InventoryQuery)
+        return inventory.ansible(await asyncio.to_thread(self._found, asked.q))
+
+    async def prometheus(self, request: Request) -> list[Target]:
+        """The hall as targets for Prometheus (HTTP service discovery)."""
+        asked = read_query(request, TargetsQuery)
+        return inventory.prometheus(await asyncio.to_thread(self._found, asked.q), asked.port)
+
+    def _found(self, words: str) -> list[Machine]:
+        test = query.parse(words)
+        return [machine for machine in self.store.machines() if test(machine)]
 
     async def code(self, request: Request) -> Code:
         """A code with which this machine registers again: shown once, good once, for 15 minutes."""
@@ -287,12 +329,56 @@ def make_app(store: Store, access: Access, *, htmx: Path = HTMX, sources: Sequen
                 answer=Variable,
                 errors=writing,
             ),
+            Operation(
+                "POST",
+                "/v1/import",
+                mdb.take,
+                summary="Import machines",
+                query=ImportQuery,
+                texts=[format.media_type for format in Format],
+                answer=Imported,
+                errors=writing,
+            ),
+            Operation(
+                "GET",
+                "/v1/export",
+                mdb.export,
+                summary="Export machines",
+                query=ExportQuery,
+                answers=[format.media_type for format in Format],
+            ),
+            Operation(
+                "GET",
+                "/v1/ansible",
+                mdb.ansible,
+                summary="Inventory for Ansible",
+                query=InventoryQuery,
+                answer=dict[str, Any],
+            ),
+            Operation(
+                "GET",
+                "/v1/prometheus",
+                mdb.prometheus,
+                summary="Targets for Prometheus",
+                query=TargetsQuery,
+                answer=list[Target],
+            ),
             Operation("GET", "/v1/pools", mdb.pools, summary="Pools of addresses", answer=Pools),
             Operation("GET", "/v1/audit", mdb.audit, summary="History", query=AuditQuery, answer=Audit),
             Route("/v1/feed", feed.subscribe),
             *pages_of(pages, store, sources),
         ],
     )
+
+
+async def _placed(call: Callable[[], T]) -> T:
+    """`call` in a thread; which edit or line was refused becomes a part of what is told."""
+    try:
+        return await asyncio.to_thread(call)
+    except (InputError, BusyError, MissingError) as error:
+        if error.where is not None:
+            error.message, error.where = f"{error.where}: {error.message}", None
+        raise
 
 
 def _tagged(record: Machine | Switch, *, status: int = 200) -> Response:

@@ -8,6 +8,8 @@ from services.mdb.schema import (
     Code,
     Edited,
     Edits,
+    Format,
+    Imported,
     Machine,
     MachinePatch,
     Machines,
@@ -49,6 +51,14 @@ def delete_call(id: int, *, match: int | None = None) -> Call[Nothing]:
 
 def edit_call(edits: Edits) -> Call[Edited]:
     return Call("POST", "/v1/edits", Edited, body=edits)
+
+
+def take_call(content: bytes, format: Format, *, dry: bool = False) -> Call[Imported]:
+    return Call("POST", "/v1/import", Imported, query={"dry": str(dry).lower()}, text=(format.media_type, content))
+
+
+def export_call(format: Format, query: str = "") -> Call[Nothing]:
+    return Call("GET", "/v1/export", Nothing, query={"format": format.value, "q": query})
 
 
 def code_call(id: int) -> Call[Code]:
@@ -129,6 +139,14 @@ class Mdb(Client):
     def edit(self, edits: Edits) -> Edited:
         """Many edits, all of them or none."""
         return self.send(edit_call(edits))
+
+    def take(self, content: bytes, format: Format, *, dry: bool = False) -> Imported:
+        """Import machines from a table; with `dry`, only tell what would change."""
+        return self.send(take_call(content, format, dry=dry))
+
+    def export(self, format: Format, query: str = "") -> bytes:
+        """Machines as a table."""
+        return self.fetch(export_call(format, query))
 
     def code(self, id: int) -> Code:
         """A code with which a machine registers again."""

@@ -85,6 +85,7 @@ class Work:
         *,
         seeds: Mapping[str, Seed],
         by_hall: bool = False,
+        places: Sequence[str] = (),
     ) -> None:
         self.session = session
         self.bounds = bounds
@@ -92,6 +93,7 @@ class Work:
         self.revision = revision
         self.seeds = seeds
         self.by_hall = by_hall
+        self.places = places
         self.steps: list[Step] = []
         self._edits = edits
         self._wanted: dict[int, IPv4Address | None] = {}
@@ -138,7 +140,8 @@ class Work:
         patch = self._checked(number, patch)
         self._owned(number, before, patch)
         if "ip" in patch:
-            self._wanted[number] = patch.pop("ip")
+            if (wanted := patch.pop("ip")) != before.ip:
+                self._wanted[number] = wanted
         elif patch.get("type", before.type) is not before.type and not self._at_home(before.ip, patch["type"]):
             self._wanted[number] = None
         after = msgspec.structs.replace(before, **patch)
@@ -279,4 +282,6 @@ class Work:
                 )
 
     def _where(self, number: int) -> str | None:
+        if self.places:
+            return self.places[number]
         return f"edit {number + 1}" if len(self._edits) > 1 else None

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from services.common.database import insert_all
 from services.common.feed.wire import Kind, Record
 from services.mdb.models import AuditRow, outbox
 from services.mdb.schema import Action, Actor, AuditEntry
@@ -55,8 +56,7 @@ class Changed:
 
 def log(session: Session, actor: Actor, changes: Sequence[Changed], now: float) -> None:
     """Write down who changed what, and tell the feed."""
-    if changes:
-        session.execute(insert(AuditRow), [_row(change, actor, now) for change in changes])
+    insert_all(session, AuditRow.__table__, [_row(change, actor, now) for change in changes])
     told = [change for change in changes if change.topic in TOPICS]
     outbox.append(session, [(change.topic, change.key, change.kind, change.after) for change in told])
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from services.common.codec import to_builtins
 from services.common.feed.wire import Record
-from services.common.names import normal_mac
+from services.common.names import label_problem, normal_mac
 from services.mdb.models import MachineRow, NameRow, RestRow
 from services.mdb.schema import Machine, MachineType
 
@@ -71,9 +71,10 @@ def load(session: Session, ids: Collection[int] | None) -> dict[int, Machine]:
 def find(session: Session, name: int | str) -> int | None:
     if isinstance(name, int):
         return session.scalar(select(MachineRow.id).where(MachineRow.id == name))
-    found = session.scalar(select(NameRow.machine_id).where(NameRow.name == name.lower()))
-    if found is not None:
-        return found
+    if label_problem(name.lower()) is None:
+        found = session.scalar(select(NameRow.machine_id).where(NameRow.name == name.lower()))
+        if found is not None:
+            return found
     try:
         return session.scalar(select(MachineRow.id).where(MachineRow.ip == int(IPv4Address(name))))
     except ValueError:

@@ -35,8 +35,9 @@ class MachineType(Enum):
 
 Label = Annotated[str, Meta(min_length=1, max_length=63)]
 Number = Annotated[int, Meta(ge=0, le=HOSTS_MAX)]
-Version = Annotated[str, Meta(min_length=1, max_length=80)]
-Text = Annotated[str, Meta(max_length=2000)]
+_NO_NUL = r"^[^\x00]*$"  # PostgreSQL has no text with one
+Version = Annotated[str, Meta(min_length=1, max_length=80, pattern=_NO_NUL)]
+Text = Annotated[str, Meta(max_length=2000, pattern=_NO_NUL)]
 
 
 class PoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -351,6 +352,73 @@ class Edited(msgspec.Struct, frozen=True, kw_only=True):
     dry: bool
 
 
+class Format(Enum):
+    """How machines are written down."""
+
+    CSV = "csv"
+    JSON = "json"
+    YAML = "yaml"
+
+    @property
+    def media_type(self) -> str:
+        """RFC 7111, RFC 8259, RFC 9512."""
+        return "text/csv" if self is Format.CSV else f"application/{self.value}"
+
+
+class ExportQuery(Strict, frozen=True, kw_only=True):
+    """Which machines to write down, and how."""
+
+    format: Annotated[Format, about("csv, json or yaml.")] = Format.CSV
+    q: Annotated[str, Meta(max_length=500), about("Words that must hold; see docs/mdb.md.")] = ""
+
+
+class ImportQuery(Strict, frozen=True, kw_only=True):
+    """How to import."""
+
+    dry: Annotated[bool, about("Only tell what would be.")] = False
+
+
+class Taken(msgspec.Struct, frozen=True, kw_only=True):
+    """What a row of an import did; `before` and `after` hold the fields that differ, null for no record."""
+
+    line: int
+    id: int
+    hostname: str
+    action: Action
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+class Imported(msgspec.Struct, frozen=True, kw_only=True):
+    """What an import did, or with `dry` would do. `changes` are in the order of the rows, without those that agree."""
+
+    created: int
+    updated: int
+    unchanged: int
+    changes: list[Taken]
+    dry: bool
+
+
+class TargetsQuery(Strict, frozen=True, kw_only=True):
+    """Which machines to watch, and where they answer."""
+
+    port: Annotated[int, Meta(ge=1, le=65_535), about("Port of the exporter: hostd's when absent.")] = 20_210
+    q: Annotated[str, Meta(max_length=500), about("Words that must hold; see docs/mdb.md.")] = ""
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """A target as Prometheus' HTTP service discovery reads it."""
+
+    targets: list[str]
+    labels: dict[str, str]
+
+
+class InventoryQuery(Strict, frozen=True, kw_only=True):
+    """Which machines to name."""
+
+    q: Annotated[str, Meta(max_length=500), about("Words that must hold; see docs/mdb.md.")] = ""
+
+
 class Pools(msgspec.Struct, frozen=True, kw_only=True):
     """Every pool."""
 
@@ -366,12 +434,15 @@ class Topic(Enum):
     CODES = "codes"
 
 
+Key = Annotated[str, Meta(max_length=128, pattern=_NO_NUL)]
+
+
 class AuditQuery(Strict, frozen=True, kw_only=True):
     """Which part of the history."""
 
     machine: Annotated[int | None, about("Of one machine, by its id.")] = None
     topic: Annotated[Topic | None, about("Of one kind of record.")] = None
-    key: Annotated[str | None, about("Of one record: the id of a switch or machine, the key of a setting.")] = None
+    key: Annotated[Key | None, about("Of one record: the id of a switch or machine, the key of a setting.")] = None
     before: Annotated[int | None, about("Older than this entry.")] = None
     limit: Annotated[int, Meta(ge=1, le=1000), about("At most so many.")] = 100
 

@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 from services.common.database import Database, violated
 from services.common.errors import BacklineError, BusyError, HostError, InputError, MissingError
 from services.common.feed.wire import Item
-from services.mdb import history, pools, registration, seeds, switches, variables
-from services.mdb.edits import Create, Delete, Edit, Update, Work
+from services.mdb import history, importing, pools, registration, seeds, switches, variables
+from services.mdb.edits import Create, Delete, Edit, Step, Update, Work
 from services.mdb.history import MACHINES, SETTINGS, SWITCHES, TOPICS
 from services.mdb.models import outbox
 from services.mdb.rows import addresses, find, load, record
@@ -27,6 +27,7 @@ from services.mdb.schema import (
     Actor,
     AuditEntry,
     Code,
+    Imported,
     Machine,
     MachinePatch,
     MachineType,
@@ -40,6 +41,7 @@ from services.mdb.schema import (
     SwitchPatch,
     Variable,
 )
+from services.mdb.tables import Row
 from services.mdb.writing import write
 
 __all__ = ["MACHINES", "TOPICS", "Create", "Delete", "Edit", "Store", "Update", "record"]
@@ -174,16 +176,28 @@ class Store:
         MissingError("machine.unknown"); `where` says which edit it was, when there are several.
         """
         with self._writing() as session:
-            return self._edit(session, actor, edits, dry=dry)
+            return [step.after for step in self._edit(session, actor, edits, dry=dry)]
+
+    def take(self, actor: Actor, rows: Sequence[Row], *, dry: bool = False) -> Imported:
+        """Import rows, all of them or none, and tell what each did; with `dry` nothing is kept.
+
+        Raises as `edit`, and InputError("import.*"); `where` is the line of the row.
+        """
+        with self._writing() as session:
+            outbox.lock(session)
+            planned = importing.plan(rows, load(session, None).values())
+            edits, places = [each.edit for each in planned], [each.row.place() for each in planned]
+            steps = self._edit(session, actor, edits, dry=dry, places=places)
+        return importing.told(planned, steps, dry=dry)
 
     def register(self, asked: Registration) -> Machine:
         """A machine registers itself, or again with a code. Raises as `edit`, and InputError("register.*")."""
         with self._writing() as session:
             outbox.lock(session)
             edit, actor = registration.plan(session, asked, self._clock())
-            (machine,) = self._edit(session, actor, [edit])
-        assert machine is not None
-        return machine
+            (step,) = self._edit(session, actor, [edit])
+        assert step.after is not None
+        return step.after
 
     def make_code(self, actor: Actor, id: int) -> Code:
         """A one-time code with which machine `id` registers again. Raises MissingError("machine.unknown")."""
@@ -221,15 +235,22 @@ class Store:
             raise BusyError("conflict.rule", f"the database refuses it: {violated(error)}") from error
 
     def _edit(
-        self, session: Session, actor: Actor, edits: Sequence[Edit], *, dry: bool = False
-    ) -> list[Machine | None]:
+        self,
+        session: Session,
+        actor: Actor,
+        edits: Sequence[Edit],
+        *,
+        dry: bool = False,
+        places: Sequence[str] = (),
+    ) -> list[Step]:
         """The edits of machines of a transaction; hall.toml may do anything."""
         revision, now = outbox.lock(session), self._clock()
-        work = Work(session, self.bounds, now, revision, edits, seeds=self.seeds, by_hall=actor is BY_HALL)
+        by_hall = actor is BY_HALL
+        work = Work(session, self.bounds, now, revision, edits, seeds=self.seeds, by_hall=by_hall, places=places)
         steps = work.settle()
         if not dry:
             write(session, actor, steps, now)
-        return [step.after for step in steps]
+        return steps
 
     # The feed
 

@@ -2,57 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from sqlalchemy import delete, insert, update
 from sqlalchemy.orm import Session
 
+from services.common.database import insert_all, new_ids
 from services.mdb.edits import Step
 from services.mdb.history import MACHINES, Changed, log
 from services.mdb.models import MachineRow, NameRow, RestRow
 from services.mdb.rows import chunks, columns, record
-from services.mdb.schema import Actor
+from services.mdb.schema import Actor, Machine
 
 
 def write(session: Session, actor: Actor, steps: Sequence[Step], now: float) -> None:
     """Bring the tables to where `steps` end, with audit and feed."""
     changed = [step for step in steps if step.after is not step.before]
-    old = [step.before.id for step in changed if step.before]
-    gone = [step.before.id for step in changed if step.before and step.after is None]
-    for part in chunks(old):
+    renamed = [step for step in changed if _names(step.before) != _names(step.after)]
+    for part in chunks([step.before.id for step in renamed if step.before]):
         session.execute(delete(NameRow).where(NameRow.machine_id.in_(part)))
-    for part in chunks(gone):
+    for part in chunks([step.before.id for step in changed if step.before and step.after is None]):
         session.execute(delete(MachineRow).where(MachineRow.id.in_(part)))
-    kept = [step for step in changed if step.before and step.after]
-    if len(kept) > 1:  # two may swap what must be unique: first each gets something that nobody has
-        parked = [
-            {"id": step.before.id, "mac": f"t{step.before.id:016d}", "ip": -step.before.id}
-            for step in kept
-            if step.before
-        ]
-        session.execute(update(MachineRow), parked)
+    kept = [(step.before, step.after) for step in changed if step.before and step.after]
+    # Two may swap what must be unique: first each gets something that nobody has.
+    moved = [after.id for before, after in kept if (before.mac, before.ip) != (after.mac, after.ip)]
+    if len(moved) > 1:
+        session.execute(update(MachineRow), [{"id": id, "mac": f"t{id:016d}", "ip": -id} for id in moved])
     if kept:
-        session.execute(
-            update(MachineRow), [columns(step.after) | {"id": step.after.id} for step in kept if step.after]
-        )
-    new = [step for step in changed if step.before is None]
-    if new:
-        rows = [columns(step.after) for step in new if step.after]
-        ids = session.scalars(insert(MachineRow).returning(MachineRow.id, sort_by_parameter_order=True), rows)
-        for step, id in zip(new, ids, strict=True):
-            assert step.after is not None
-            step.after = msgspec.structs.replace(step.after, id=id)
+        session.execute(update(MachineRow), [columns(after) | {"id": after.id} for _, after in kept])
+    _insert(session, [step for step in changed if step.before is None])
     names = [
         {"name": name, "machine_id": step.after.id, "position": position}
-        for step in changed
+        for step in renamed
         if step.after
-        for position, name in enumerate([step.after.hostname, *step.after.aliases])
+        for position, name in enumerate(_names(step.after))
     ]
-    if names:
-        session.execute(insert(NameRow), names)
+    insert_all(session, NameRow.__table__, names)
     _rest(session, changed, now)
-    log(session, actor, [_change(step) for step in changed], now)
+    log(session, actor, [of_step(step) for step in changed], now)
+
+
+def _names(machine: Machine | None) -> list[str]:
+    return [] if machine is None else [machine.hostname, *machine.aliases]
+
+
+def _insert(session: Session, new: Sequence[Step]) -> None:
+    """Add machines; each step then has its id."""
+    rows = [columns(step.after) for step in new]
+    if not rows:
+        return
+    ids: Iterable[int]
+    if session.get_bind().dialect.name == "postgresql":
+        ids = new_ids(session, MachineRow.__table__, len(rows))
+        insert_all(session, MachineRow.__table__, [row | {"id": id} for row, id in zip(rows, ids, strict=True)])
+    else:
+        ids = session.scalars(insert(MachineRow).returning(MachineRow.id, sort_by_parameter_order=True), rows)
+    for step, id in zip(new, ids, strict=True):
+        assert step.after is not None
+        step.after = msgspec.structs.replace(step.after, id=id)
 
 
 def _rest(session: Session, steps: Sequence[Step], now: float) -> None:
@@ -64,7 +72,8 @@ def _rest(session: Session, steps: Sequence[Step], now: float) -> None:
         session.execute(insert(RestRow), rows)
 
 
-def _change(step: Step) -> Changed:
+def of_step(step: Step) -> Changed:
+    """What a step did, for history and feed."""
     machine = step.after or step.before
     assert machine is not None
     before, after = (record(each) if each else None for each in (step.before, step.after))

@@ -17,7 +17,18 @@ from services.common.feed.client import Follower
 from services.common.problem import RemoteError
 from services.common.process import run
 from services.mdb.client import Mdb
-from services.mdb.schema import Change, Edits, MachinePatch, MachineType, NewMachine, Removal
+from services.mdb.schema import (
+    Change,
+    Edits,
+    Format,
+    MachinePatch,
+    MachineType,
+    NewMachine,
+    NewSwitch,
+    Registration,
+    Removal,
+    SwitchPatch,
+)
 from tests.common.feed_rig import Subscriber
 from tests.common.service_rig import Service
 from tests.mdb.rig import serving
@@ -137,6 +148,58 @@ def test_a_restart_in_the_middle_of_edits_loses_nothing_that_was_answered(tmp_pa
                 names.append(client.create(new(number)).hostname)
 
     asyncio.run(follow())
+
+
+def test_a_table_is_previewed_imported_and_exported(mdb: Service) -> None:
+    table = b"hostname,mac,type\np1,525400000001,user\np2,525400000002,user\n"
+    with Mdb(mdb.unix) as client:
+        assert (client.take(table, Format.CSV, dry=True).created, client.machines().total) == (2, 0)
+        assert client.take(table, Format.CSV).created == 2
+        for format in Format:
+            told = client.take(client.export(format, "hostname:p1"), format)
+            assert (told.unchanged, told.created, told.updated) == (1, 0, 0)
+        with pytest.raises(RemoteError) as caught:
+            client.take(b"hostname,mak\n", Format.CSV)
+        assert (caught.value.problem.status, caught.value.code) == (422, "import.column")
+        assert "line 1, column 2" in caught.value.problem.detail
+    with Mdb(mdb.http) as remote, pytest.raises(RemoteError, match="not for everybody"):
+        remote.take(table, Format.CSV)
+
+
+def test_other_programs_read_the_hall(mdb: Service) -> None:
+    with Mdb(mdb.unix) as client:
+        client.create(new(1))
+    inventory = json.loads(run(["curl", "--silent", f"{mdb.http}/v1/ansible"]).stdout)
+    assert (inventory["user"], list(inventory["_meta"]["hostvars"])) == ({"hosts": ["p0001"]}, ["p0001"])
+    (target,) = json.loads(run(["curl", "--silent", f"{mdb.http}/v1/prometheus?port=9100"]).stdout)
+    assert target["targets"] == ["192.168.0.1:9100"]
+
+
+def test_switches_settings_and_codes_are_changed_over_http(mdb: Service) -> None:
+    with Mdb(mdb.unix) as client, Mdb(mdb.http) as remote:
+        made = client.create_switch(NewSwitch(name="pas-r01", chassis="001b21000001"))
+        changed = client.change_switch(made.id, SwitchPatch(rfs=3), match=made.revision)
+        assert remote.switches() == [changed]
+        client.delete_switch(made.id)
+        assert client.set("allow_self_registration", True).value is True
+        registered = client.register(Registration(mac="525400000001", hostname="p1"))
+        code = client.code(registered.id)
+        assert client.register(Registration(mac="525400000002", code=code.code)).id == registered.id
+        for call in (
+            lambda: remote.set("allow_self_registration", False),
+            lambda: remote.register(Registration(mac="525400000003", hostname="p3")),
+            lambda: remote.code(registered.id),
+            lambda: remote.create_switch(NewSwitch(name="x", chassis="001b21000001")),
+        ):
+            with pytest.raises(RemoteError) as caught:
+                call()
+            assert caught.value.problem.status == 401
+        assert [entry.topic for entry in client.audit(registered.id).entries] == [
+            "machines",
+            "codes",
+            "codes",
+            "machines",
+        ]
 
 
 def test_the_command_adds_shows_changes_and_removes(mdb: Service) -> None:

@@ -260,17 +260,8 @@ class Follower:
 
     def _recall(self) -> None:
         """Take up the remembered state; one that cannot be read is as good as none."""
-        if self.memory is None or not self.memory.exists():
-            return
-        try:
-            kept = json.loads(self.memory.read_bytes())
-            position = Position.parse(kept["position"])
-            records = {(topic, key): record for topic, key, record in kept["records"]}
-        except (ValueError, KeyError, TypeError) as error:
-            logger.warning("%s is no remembered feed: %s", self.memory, error)
-            return
-        if kept.get("topics") == list(self.topics):
-            self.state.records, self.state.position = records, position
+        if self.memory is not None and (kept := _recalled(self.memory)) is not None and kept.topics == self.topics:
+            self.state.records, self.state.position = kept.records, kept.position
 
     def _remember(self) -> None:
         """Write the state down, whole or not at all. Raises HostError("feed.memory")."""
@@ -292,6 +283,34 @@ class Follower:
             aside.replace(self.memory)
         except OSError as error:
             raise HostError("feed.memory", f"the state cannot be kept: {error.strerror}", where=str(aside)) from error
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What a memory file holds."""
+
+    topics: tuple[str, ...]
+    position: Position | None
+    records: dict[Key, Record]
+
+
+def _recalled(memory: Path) -> _Kept | None:
+    """What a memory file holds; None when there is none, or it cannot be read."""
+    try:
+        kept = json.loads(memory.read_bytes())
+        records = {(topic, key): record for topic, key, record in kept["records"]}
+        return _Kept(tuple(kept["topics"]), Position.parse(kept["position"]), records)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("%s is no remembered feed: %s", memory, error)
+        return None
+
+
+def remembered(memory: Path) -> dict[Key, Record] | None:
+    """The records that a follower had when it last wrote its memory; None when there is no memory that can be read."""
+    kept = _recalled(memory)
+    return None if kept is None else kept.records
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import msgspec
 from sqlalchemy import BigInteger, Column, Float, MetaData, String, Table, Text, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
+from services.common.database import insert_all
 from services.common.feed.wire import Change, Kind, Position, Record
 
 KEPT = 20_000
@@ -95,7 +96,7 @@ class Outbox:
             }
             for index, (topic, key, kind, record) in enumerate(changes)
         ]
-        session.execute(insert(self.changes), rows)
+        insert_all(session, self.changes, rows)
         if first // _PRUNED_EVERY != (last + 1) // _PRUNED_EVERY:
             session.execute(delete(self.changes).where(self.changes.c.revision <= last - self.kept))
         if session.get_bind().dialect.name == "postgresql":
