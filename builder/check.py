@@ -25,7 +25,7 @@ from builder.pool import Pool
 from builder.sandbox import Environment, Sandbox
 from builder.store import RECIPE
 from builder.versions import Ref
-from services.common.errors import InputError
+from services.common.errors import BacklineError
 
 ELSEWHERE = Environment(
     umask="077",
@@ -88,7 +88,9 @@ def check(shop: Shop, role: str, *, environment: Environment = ELSEWHERE, flat: 
     """Build `role` again under `environment` and compare with the store's version (built first when missing)."""
     require_root()
     wanted = plan(shop, role)
-    ref = build(shop, role).ref
+    ref = Ref(role, recipe.version(wanted, shop.lock))
+    if not shop.store.have(ref.role, ref.version):
+        build(shop, role)
     folder = shop.store.find(ref.role, ref.version)
     shop.store.verify(ref.role, ref.version)
     with _staging(shop) as out:
@@ -96,20 +98,13 @@ def check(shop: Shop, role: str, *, environment: Environment = ELSEWHERE, flat: 
         return compare(shop, ref, folder, out, again, environment)
 
 
-def check_version(shop: Shop, ref: Ref) -> CheckReport:
-    """Build a version of the store again, from pool and lock alone.
-
-    Raises InputError("check.recipe") when this checkout and lock describe another version of its role.
-    """
-    wanted = plan(shop, ref.role)
-    if wanted.identity != shop.store.manifest(ref.role, ref.version).recipe_id:
-        now = recipe.version(wanted, shop.lock)
-        raise InputError(
-            "check.recipe",
-            f"this checkout describes {ref.role}/{now}, not {ref.version}",
-            hint=f"check out the commit that made it, or `build image {ref.role}` and compare with `build why`",
-        )
-    return check(shop, ref.role)
+def describes(shop: Shop, ref: Ref) -> bool:
+    """Whether this checkout and lock are what a version of the store was made from."""
+    try:
+        wanted = plan(shop, ref.role)
+    except BacklineError:  # whatever is wrong with it, it is not that
+        return False
+    return wanted.identity == shop.store.manifest(ref.role, ref.version).recipe_id
 
 
 def other_place(shop: Shop, role: str) -> Place:

@@ -7,12 +7,13 @@ those of `services.common.errors.Exit`.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 
 import msgspec
 
-from services.common.errors import Exit, UsageError
+from services.common.errors import Exit, MissingError, UsageError
 
 SUMMARY = "make images: lock, fetch, build, check, compare, keep, sign"
 
@@ -158,7 +159,7 @@ def _print(arguments: argparse.Namespace, document: object, text: str) -> None:
     if arguments.json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
     elif text:
-        print(text)
+        print(text.rstrip("\n"))
 
 
 def run_image(arguments: argparse.Namespace) -> int:
@@ -184,17 +185,27 @@ def run_image(arguments: argparse.Namespace) -> int:
 
 def run_check(arguments: argparse.Namespace) -> int:
     """`build check ROLE|VERSION`."""
-    from builder import check, config
-    from builder.image import Shop
+    from builder import check, config, sources
+    from builder.image import Shop, require_root
 
     shop = _shop(arguments)
     assert isinstance(shop, Shop)
+    require_root()
     if arguments.name in config.published(shop.root):
-        report = check.check(shop, arguments.name)
+        role = arguments.name
     else:
-        if not any(part.isdigit() for part in (arguments.name[:4], arguments.name.rpartition("/")[2][:4])):
-            config.require_role(shop.root, arguments.name)
-        report = check.check_version(shop, shop.store.resolve(arguments.name))
+        try:
+            ref = shop.store.resolve(arguments.name)
+        except MissingError:
+            if not re.fullmatch(r".*/.*|[0-9a-f.]+", arguments.name):  # nothing like a version: a role, mistyped
+                config.require_role(shop.root, arguments.name)
+            raise
+        if not check.describes(shop, ref):
+            shop.progress.note(f"{ref} is not of this checkout: built again from its own sources, by its own builder")
+            options = ["--quiet"] * arguments.quiet
+            return sources.run_again(shop, ref, *options, "check", ref.role, *["--json"] * arguments.json)
+        role = ref.role
+    report = check.check(shop, role)
     _print(arguments, report, check.render(report))
     return Exit.OK if report.same else Exit.DIFFERENT
 
@@ -258,12 +269,15 @@ def run_list(arguments: argparse.Namespace) -> int:
     """`build list [ROLE]`."""
     from datetime import datetime
 
+    from builder import config
     from builder.image import Shop
     from builder.versions import human
 
     shop = _shop(arguments)
     assert isinstance(shop, Shop)
     listing = shop.store.listing()
+    if arguments.role and arguments.role not in {row.role for row in listing.versions}:
+        config.require_role(shop.root, arguments.role)
     rows = [row for row in listing.versions if arguments.role in (None, row.role)]
     lines = [
         f"{row.role:<16} {row.version}  {human(row.size):>10}  {datetime.fromtimestamp(row.added):%Y-%m-%d %H:%M}  "
@@ -272,7 +286,9 @@ def run_list(arguments: argparse.Namespace) -> int:
     ]
     for problem in listing.problems:
         print(f"warning: {problem.path}: {problem.message}", file=sys.stderr)
-    _print(arguments, {"versions": rows, "problems": listing.problems}, "\n".join(lines) or "the store is empty")
+    nothing = f"no version of {arguments.role}" if arguments.role else "no version"
+    empty = "the store is empty" if not listing.versions and not listing.problems else f"{nothing} in the store"
+    _print(arguments, {"versions": rows, "problems": listing.problems}, "\n".join(lines) or empty)
     return Exit.OK
 
 

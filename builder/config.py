@@ -185,6 +185,11 @@ def load(root: Path, role: str) -> Image:
     return _load(root, role, ())
 
 
+def forget() -> None:
+    """Read everything again from now on: files may have been edited."""
+    _load.cache_clear()
+
+
 @lru_cache
 def _load(root: Path, role: str, below: tuple[str, ...]) -> Image:
     """One image folder, which `below` include: the last of them directly."""
@@ -198,7 +203,13 @@ def _load(root: Path, role: str, below: tuple[str, ...]) -> Image:
         value = " ".join(includes[0].values)
         target = (folder / value).resolve()
         if len(includes) > 1 or target.parent != (root / "images").resolve() or not (target / "mkosi.conf").is_file():
-            raise InputError("image.include", f"Include={value}: one other folder of images/", where=includes[0].where)
+            near = nearest(value, [f"../{name}" for name in roles(root) if name != role])
+            raise InputError(
+                "image.include",
+                f"Include={value}: it names one other folder of images/",
+                where=includes[0].where,
+                hint=near,
+            )
         if target.name in (role, *below):
             circle = " → ".join((*below, role, target.name))
             raise InputError("image.include", f"an image cannot include itself: {circle}", where=includes[0].where)
@@ -224,7 +235,8 @@ def _load(root: Path, role: str, below: tuple[str, ...]) -> Image:
                 "image.setting",
                 f"the builder does not hand on [{setting.section}] {setting.name}=",
                 where=setting.where,
-                hint="settings that it knows are listed in docs/builder.md",
+                hint=nearest(setting.name, sorted({name for _, name in _LISTS | _SCALARS}))
+                or "settings that it knows are listed in docs/builder.md",
             )
     settings["Distribution.Repositories"] = " ".join(sorted(set(lists["Repositories"])))
     return Image(
@@ -294,6 +306,7 @@ def _read_toml(root: Path, path: Path) -> ImageToml:
 def tracked_files(root: Path, folders: list[str]) -> list[str]:
     """Files below `folders` as git sees them: tracked, and untracked ones that are not ignored; relative, sorted.
 
+    One of `folders` may be a file itself.
     A checkout without git (an unpacked archive) counts every file but Python's bytecode.
     """
     command = [
@@ -316,7 +329,7 @@ def tracked_files(root: Path, folders: list[str]) -> list[str]:
         names = {
             str(path.relative_to(root))
             for folder in folders
-            for path in (root / folder).rglob("*")
+            for path in ([root / folder] if (root / folder).is_file() else (root / folder).rglob("*"))
             if (path.is_symlink() or not path.is_dir()) and "__pycache__" not in path.parts
         }
     return sorted(name for name in names if (root / name).exists() or (root / name).is_symlink())

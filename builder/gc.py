@@ -266,8 +266,14 @@ def _wanted(path: Path, roots: Roots) -> list[str]:
 
 
 def _hashes(store: Store, ref: Ref) -> frozenset[str]:
+    """What is in a version, and what building it again takes, as far as its sources can be read."""
+    from builder import sources
+
     manifest = store.manifest(ref.role, ref.version)
-    return frozenset([one.sha256 for one in manifest.packages] + [one.sha256 for one in manifest.wheels])
+    inside = frozenset([one.sha256 for one in manifest.packages] + [one.sha256 for one in manifest.wheels])
+    with contextlib.suppress(BacklineError):
+        return inside | sources.needed(store, ref)
+    return inside
 
 
 def stamp_of(folder: Path) -> Path:

@@ -26,9 +26,9 @@ from builder.place import Place, in_place, memory_fits, memory_needed
 from builder.recipe import Recipe
 from builder.sandbox import Environment
 from builder.settings import Settings, source_root
-from builder.store import RECIPE, Store
+from builder.store import RECIPE, SOURCE, Store
 from builder.versions import Ref
-from services.common.errors import BacklineError, HostError, MissingError, UsageError
+from services.common.errors import BacklineError, HostError, InputError, MissingError, UsageError
 from services.common.progress import Progress
 
 if TYPE_CHECKING:
@@ -110,10 +110,25 @@ def require_root() -> None:
         raise HostError("host.root", "building an image needs root", hint="run it as root, or with sudo")
 
 
+def require_unchanged(shop: Shop, wanted: Recipe) -> None:
+    """Raises InputError("image.edited") when the checkout is not any more what `wanted` was made from.
+
+    A build takes minutes and reads files to its end: what was edited meanwhile would be in a version of other inputs.
+    """
+    config.forget()
+    if recipe.of_image(shop.root, wanted.role, shop.lock).identity != wanted.identity:
+        message = f"files of {wanted.role} were edited while it was built: which of them are in it, nobody knows"
+        raise InputError("image.edited", message, hint=f"`build image {wanted.role}` again")
+
+
 def _build(shop: Shop, wanted: Recipe, ref: Ref, store: Store) -> None:
+    from builder import sources
+
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(store.staging())
         make(shop, wanted, ref, out)
+        sources.pack(shop.root, shop.lock, out / SOURCE)
+        require_unchanged(shop, wanted)
         with shop.progress.step(f"{ref.role}: into the store"):
             store.add(ref.role, ref.version, out)
     try:

@@ -1,9 +1,10 @@
 """The store: finished versions, ROOT/images/<role>/<version>/, side by side and immutable.
 
-A version's folder holds manifest.json, recipe.json, the artefacts that the manifest names, and beside them signatures
-over the manifest, `manifest.json.<signer>.sig`, which may be added later. Promises: a version is there as a whole or
-not at all, after a kill -9 or a full disk at any moment; its bytes never change; what else lies around in the store is
-reported and never read. ROOT/pins, ROOT/current and ROOT/published say which versions are wanted (`builder.gc`).
+A version's folder holds manifest.json, recipe.json, the artefacts that the manifest names, and beside them its sources
+(`builder.sources`) and signatures over the manifest, `manifest.json.<signer>.sig`, which may be added later. Promises:
+a version is there as a whole or not at all, after a kill -9 or a full disk at any moment; its bytes never change; what
+else lies around in the store is reported and never read. ROOT/pins, ROOT/current and ROOT/published say which versions
+are wanted (`builder.gc`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from services.common import signing
 from services.common.errors import BacklineError, IntegrityError, MissingError, UsageError, nearest
 
 RECIPE = "recipe.json"
+SOURCE = "source.tar.zst"
 _ARTEFACT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 _SIGNATURE = re.compile(rf"{re.escape(manifests.NAME)}\.(.+)\.sig")
 
@@ -173,7 +175,7 @@ class Store:
                 "store.tampered", f"recipe id {manifest.recipe_id} makes another version", where=str(path)
             )
         for name in manifest.artefacts:
-            if not _ARTEFACT.fullmatch(name) or name == manifests.NAME or _SIGNATURE.fullmatch(name):
+            if not _ARTEFACT.fullmatch(name) or name in (manifests.NAME, SOURCE) or _SIGNATURE.fullmatch(name):
                 raise IntegrityError("store.tampered", f"{name!r} cannot name an artefact", where=str(path))
         return manifest
 
@@ -218,7 +220,7 @@ class Store:
                 message = f"sha256 is {found[name].sha256}, the manifest says {sha256}"
                 raise IntegrityError("store.tampered", message, where=str(folder / name), hint=_REPAIR)
         for name in sorted(self._names(folder)):
-            if name not in expected and name != manifests.NAME and not _SIGNATURE.fullmatch(name):
+            if name not in expected and name not in (manifests.NAME, SOURCE) and not _SIGNATURE.fullmatch(name):
                 message = "a file that the manifest does not name"
                 raise IntegrityError("store.tampered", message, where=str(folder / name), hint=_REPAIR)
 
@@ -295,7 +297,8 @@ class Store:
         return target
 
     def _copy(self, staged: Path, folder: Path, manifest: Manifest) -> None:
-        for name in [*manifest.artefacts, RECIPE, manifests.NAME, *map(_signature_name, self._signature_files(staged))]:
+        beside = [SOURCE] * (staged / SOURCE).exists() + [*map(_signature_name, self._signature_files(staged))]
+        for name in [*manifest.artefacts, RECIPE, manifests.NAME, *beside]:
             self.hook(f"copy {name}")
             shutil.copyfile(_regular(staged / name), folder / name)
 

@@ -310,3 +310,10 @@ def test_mkosi_reads_the_same_out_of_an_image_folder(shop: Shop, tools_tree: Pat
     assert (sorted(summary["Packages"]), summary["RemoveFiles"], summary["Release"]) == ours
     assert {f"{key}={value}" for key, value in summary["Environment"].items()} >= set(image.environment)
     assert done.stderr == ""
+
+
+def test_a_checkout_without_git_lists_folders_and_single_files(tmp_path: Path) -> None:
+    for name in ("mkosi.conf", "images/gw/mkosi.conf", "images/gw/__pycache__/x.pyc", "other"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert config.tracked_files(tmp_path, ["mkosi.conf", "images", "nowhere"]) == ["images/gw/mkosi.conf", "mkosi.conf"]
