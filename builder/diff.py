@@ -283,7 +283,9 @@ def _artefact_line(change: ArtefactChange) -> str:
 def _diff_lines(diff: Diff, most: int | None) -> Iterator[str]:
     yield from _section("packages", diff.packages, _package_line, None)
     yield from _section("wheels", diff.wheels, _package_line, None)
-    yield from _section("files", diff.files, _file_line, most)
+    yield from _section("files", [one for one in diff.files if one.what != ["time"]], _file_line, most)
+    if dated := sum(one.what == ["time"] for one in diff.files):
+        yield f"files of another time alone: {dated}"
     yield from _section("artefacts", diff.artefacts, _artefact_line, None)
 
 

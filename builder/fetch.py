@@ -145,12 +145,12 @@ def _download(
         except urllib.error.URLError as error:
             if isinstance(error.reason, FileNotFoundError):  # a file: mirror
                 raise FileNotFoundError(address) from error
-            failure = str(error.reason)
+            failure = getattr(error.reason, "strerror", None) or str(error.reason)
         except (http.client.HTTPException, OSError, ValueError) as error:
             failure = str(error) or type(error).__name__
     raise MissingError(
         "fetch.network",
-        f"cannot fetch {address.rpartition('/')[2]}: {failure}",
+        f"cannot fetch {address}: {failure}",
         hint="check the network and the mirror; what came so far is kept and resumed",
     )
 
@@ -198,4 +198,5 @@ def _disk_error(error: OSError, path: Path) -> BacklineError:
             f"no space left on the disk of {path}",
             hint="free some: `build gc --dry-run` says what",
         )
-    return HostError("fetch.disk", f"cannot write {path}: {os.strerror(error.errno or 0)}")
+    hint = "run it as the owner of the cache (root)" if error.errno in (errno.EACCES, errno.EPERM) else None
+    return HostError("fetch.disk", f"cannot write {path}: {os.strerror(error.errno or 0)}", hint=hint)

@@ -13,6 +13,8 @@ import msgspec
 
 from services.common.errors import InputError, nearest
 
+SCHEMES = ("http://", "https://", "file:///")
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Folders and mirrors. An empty string means "not set"."""
@@ -46,7 +48,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 def load(given: Mapping[str, str] | None = None) -> Settings:
     """The settings in force: `given` (options of a command), then the environment, then the defaults.
 
-    Raises InputError for a variable that is none of ours, and when a folder is not an absolute path.
+    Raises InputError for a variable that is none of ours, a folder that is not an absolute path, and a mirror that is
+    no address.
     """
     known = {f"BACKLINE_BUILD_{field.upper()}": field for field in Settings.__struct_fields__}
     values = {}
@@ -59,6 +62,15 @@ def load(given: Mapping[str, str] | None = None) -> Settings:
     for field in ("store", "cache"):
         if not getattr(settings, field).startswith("/"):
             raise InputError("settings.path", f"BACKLINE_BUILD_{field.upper()} must be an absolute path")
+    for field in ("mirror", "security_mirror", "snapshot"):
+        address = getattr(settings, field)
+        if address and not address.startswith(SCHEMES):
+            raise InputError(
+                "settings.address",
+                f"{address!r} is no address of a mirror",
+                where=f"BACKLINE_BUILD_{field.upper()}",
+                hint=f"it begins with {', '.join(SCHEMES)}",
+            )
     return settings
 
 

@@ -415,3 +415,38 @@ def test_roles_are_completed(tmp_path: Path) -> None:
 def test_versions_are_completed(store: Store, tmp_path: Path) -> None:
     ref = add(store, tmp_path)
     assert completed("build show 2026", tmp_path) == {ref.version}
+
+
+# What a person would otherwise have to guess
+
+
+def test_a_role_without_versions_is_not_an_empty_store(build: Build, store: Store, tmp_path: Path) -> None:
+    add(store, tmp_path)
+    assert build("list", "rhfs").out == "no version of rhfs in the store\n"
+    assert "did you mean rhfs?" in build("list", "rhsf").err
+
+
+def test_a_store_of_broken_versions_is_not_called_empty(build: Build, store: Store, tmp_path: Path) -> None:
+    ref = add(store, tmp_path)
+    folder = store.path(ref.role, ref.version)
+    folder.chmod(0o755)
+    (folder / "manifest.json").unlink()
+    ran = build("list")
+    assert (ran.out, "holds no manifest" in ran.err) == ("no version in the store\n", True)
+
+
+@pytest.mark.parametrize("option", ["--mirror", "--security-mirror", "--snapshot"])
+def test_an_address_that_is_none_is_named(build: Build, option: str) -> None:
+    ran = build(option, "foo", "fetch", "gw")
+    assert (ran.code, "'foo' is no address of a mirror" in ran.err) == (Exit.INPUT, True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="building an image needs root")
+@pytest.mark.parametrize(("name", "code"), [("gww", Exit.USAGE), ("beefdead", Exit.MISSING), ("gw/1", Exit.MISSING)])
+def test_a_check_tells_a_mistyped_role_from_a_version_that_is_not_there(build: Build, name: str, code: Exit) -> None:
+    ran = build("check", name)
+    assert (ran.code, len(ran.err.splitlines())) == (code, 2)
+
+
+def test_output_ends_with_one_newline(build: Build) -> None:
+    assert not build("keys", "list").out.endswith("\n\n")

@@ -120,6 +120,19 @@ def test_a_long_list_of_files_is_cut(store: Store, tmp_path: Path) -> None:
     assert "more" not in diff.render_diff(found, most=None)
 
 
+def test_files_of_another_time_alone_are_counted_and_do_not_hide_the_others(store: Store, tmp_path: Path) -> None:
+    dated = [entry(f"usr/{n:03}", mtime=1) for n in range(100)]
+    old = put(store, tmp_path / "a", recipe=recipe(settings={"n": "1"}), entries=[*dated, entry("usr/zsh")])
+    later = [one._replace(mtime=2) for one in dated]
+    new = put(
+        store, tmp_path / "b", recipe=recipe(settings={"n": "2"}), entries=[*later, entry("usr/zsh", content=SHA_B)]
+    )
+    found = diff.diff(store, old, new)
+    assert len(found.files) == 101
+    text = diff.render_diff(found)
+    assert "files: 1\n  ~ usr/zsh: content\nfiles of another time alone: 100\n" in text
+
+
 def test_a_package_that_was_rebuilt_under_its_version_is_seen() -> None:
     changes = diff.compare_packages({"x": ("1", SHA_A)}, {"x": ("1", SHA_B)})
     assert changes == [PackageChange("x", "1", "1", None, rebuilt=True)]
