@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from e2e.topology import Topology
 
 SUMMARY = "a whole hall on this machine, in containers: start it, look around, break it"
-PAGES = {"gw": (20210,), "rhfs": (20210,), "web": (20210,)}
-"""Ports that `up` makes reachable from the host, by role: hostd's."""
+HOSTD = 20210
+PAGES: dict[str, tuple[int | str, ...]] = {"gw": ("mdb", HOSTD), "rhfs": (HOSTD,), "web": (HOSTD,)}
+"""What `up` makes reachable from the host, by role."""
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
@@ -110,9 +111,11 @@ def parser(prog: str) -> argparse.ArgumentParser:
     heal = add("heal", _fault, "undo what is wrong with an edge, or with the whole network")
     heal.add_argument("edge", nargs="?", default="", metavar="EDGE", help=edge)
     heal.set_defaults(kind="heal")
-    forward = add("forward", _forward, "make a port of a machine reachable from the host, on 127.0.0.1")
+    forward = add("forward", _forward, "make a port or a service of a machine reachable from the host, on 127.0.0.1")
     forward.add_argument("node", metavar="NODE")
-    forward.add_argument("port", type=int, metavar="PORT")
+    forward.add_argument(
+        "door", type=_door, metavar="PORT|SERVICE", help="a TCP port, or a service of ours such as mdb, as root"
+    )
     forward.add_argument("--listen", type=int, default=0, metavar="PORT", help="the host's port (a free one)")
     down = add("down", _down, "end a lab, as Ctrl-C in its terminal does", lab=False)
     down.add_argument("lab", nargs="?", metavar="NAME")
@@ -128,6 +131,10 @@ def _count(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
     return number
+
+
+def _door(text: str) -> int | str:
+    return int(text) if text.isdigit() else text
 
 
 def _rate(text: str) -> int:
@@ -167,9 +174,9 @@ def _up(arguments: argparse.Namespace) -> int:
         try:
             _start(lab)
             for node in lab.nodes.values():
-                for port in PAGES.get(node.spec.role, ()):
-                    if node.running and not node.spec.seat:
-                        control.forward(ForwardRequest(node=node.name, port=port))
+                for door in PAGES.get(node.spec.role, ()):
+                    if node.running and node.spec.hall and not node.spec.seat:
+                        control.forward(ForwardRequest(node=node.name, door=door))
             print(_welcome(lab, control.status()), flush=True)
             signal.pause()
         except KeyboardInterrupt:
@@ -207,10 +214,7 @@ def _start(lab: Lab) -> None:
 
 def _welcome(lab: Lab, status: LabStatus) -> str:
     seat = next(iter(lab.topology.seats()), "pas-r01p01")
-    pages = "\n".join(
-        f"  http://{forward.split(' → ')[0]}/v1/host   what runs on {forward.split(' → ')[1].split(':')[0]} (hostd)"
-        for forward in status.forwards
-    )
+    pages = "\n".join(_page(*forward.split(" → ")) for forward in status.forwards)
     return f"""
 The hall is up: {len(status.nodes)} machines.
 
@@ -228,6 +232,13 @@ Try, in another terminal:
   backline lan top                        who uses what
 
 Ctrl-C stops it all and leaves nothing behind."""
+
+
+def _page(address: str, place: str) -> str:
+    node, _, door = place.partition(":")
+    if door == str(HOSTD):
+        return f"  http://{address}/v1/host   what runs on {node} (hostd)"
+    return f"  http://{address}/          machines of the hall ({door}); change one, and DNS and DHCP follow"
 
 
 def _next_seat(lab: Lab) -> str:
@@ -451,7 +462,7 @@ def _forward(arguments: argparse.Namespace) -> int:
     from e2e import control
 
     with control.client(_record(arguments)) as client:
-        wanted = control.ForwardRequest(node=arguments.node, port=arguments.port, listen=arguments.listen)
+        wanted = control.ForwardRequest(node=arguments.node, door=arguments.door, listen=arguments.listen)
         print(client.send(control.forward_call(wanted)).address)
     return 0
 

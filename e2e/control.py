@@ -89,10 +89,10 @@ class EnterQuery(msgspec.Struct, frozen=True):
 
 
 class ForwardRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Make a port of a node reachable from the host; `listen` 0 lets the kernel choose."""
+    """Make a port or a service of a node reachable from the host; `listen` 0 lets the kernel choose."""
 
     node: str
-    port: int
+    door: int | str
     listen: int = 0
 
 
@@ -173,9 +173,11 @@ class Control:
         return self.status()
 
     def forward(self, wanted: ForwardRequest) -> Forwarded:
-        """Make a port reachable."""
+        """Open a door. Raises WaitFailed when there is no such service."""
         node = self.lab[wanted.node]
-        forwarder = self.lab.reactor.call(Forwarder.open(node, wanted.port, listen=wanted.listen))
+        if isinstance(wanted.door, str):
+            node.service(wanted.door, seconds=5)
+        forwarder = self.lab.reactor.call(Forwarder.open(node, wanted.door, listen=wanted.listen))
         self.forwarders.append(forwarder)
         return Forwarded(forwarder.address)
 

@@ -1,7 +1,7 @@
-"""A port of a node, reachable from the host: a listener on the host's loopback, connections made inside the node's
-network.
+"""A port or a service of a node, reachable from the host: a listener on the host's loopback, connections made inside.
 
-The lab's networks have no way to the host: this is the one door, opened per port, on 127.0.0.1 alone.
+The lab's networks have no way to the host: this is the one door, opened one by one, on 127.0.0.1 alone. Behind a service's
+name is its unix socket: whoever comes by that door is root there, as the lab's owner is, and so is everybody on this host.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ _CHUNK = 1 << 16
 
 
 class Forwarder:
-    """One forwarded port."""
+    """One door: to a TCP port, or to the unix socket of a service of ours."""
 
-    def __init__(self, node: Node, port: int, server: asyncio.Server) -> None:
+    def __init__(self, node: Node, door: int | str, server: asyncio.Server) -> None:
         self.node = node
-        self.port = port
+        self.door = door
         self._server = server
         self.address = "{}:{}".format(*server.sockets[0].getsockname())
 
     def __str__(self) -> str:
-        return f"{self.address} → {self.node.name}:{self.port}"
+        return f"{self.address} → {self.node.name}:{self.door}"
 
     @classmethod
-    async def open(cls, node: Node, port: int, *, listen: int = 0) -> Self:
+    async def open(cls, node: Node, door: int | str, *, listen: int = 0) -> Self:
         """Listen on 127.0.0.1, in the running loop. Raises HostError("lan.forward") when the port is taken."""
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with contextlib.closing(writer), contextlib.suppress(OSError, BacklineError, asyncio.IncompleteReadError):
-                inner = await asyncio.to_thread(_connect, node, port)
+                inner = await asyncio.to_thread(_connect, node, door)
                 inner_reader, inner_writer = await asyncio.open_connection(sock=inner)
                 with contextlib.closing(inner_writer):
                     await asyncio.gather(_pump(reader, inner_writer), _pump(inner_reader, writer))
@@ -46,20 +46,29 @@ class Forwarder:
             server = await asyncio.start_server(serve, "127.0.0.1", listen)
         except OSError as error:
             raise HostError("lan.forward", f"cannot listen on port {listen}: {error.strerror}") from error
-        return cls(node, port, server)
+        return cls(node, door, server)
 
     async def close(self) -> None:
         """Stop listening."""
         self._server.close()
 
 
-def _connect(node: Node, port: int) -> socket.socket:
-    """To the node's own address, or its loopback while it has none."""
+def _connect(node: Node, door: int | str) -> socket.socket:
+    """To a service's socket; or to a port at the node's own address, or at its loopback while it has none."""
+    if isinstance(door, str):
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(node.service(door, seconds=5).removeprefix("unix:"))
+        except BaseException:
+            connection.close()
+            raise
+        connection.setblocking(False)  # noqa: FBT003
+        return connection
     hosts = [*node.addresses[:1], "127.0.0.1"]
     failure: OSError | None = None
     for host in hosts:
         try:
-            connection = node.connect((host, port), seconds=5)
+            connection = node.connect((host, door), seconds=5)
         except OSError as error:
             failure = error
         else:

@@ -27,7 +27,7 @@ import msgspec
 
 from builder import settings as builder_settings
 from builder.settings import Settings
-from e2e import halls, limits, netboot_stand_in, registry, stand_ins, topology
+from e2e import halls, limits, netboot_stand_in, registration, registry, stand_ins, topology
 from e2e.backend import UNIT_FAILED, Backend
 from e2e.capabilities import Capability, Found, probe
 from e2e.journal import Entry, Journal
@@ -39,6 +39,7 @@ from e2e.roots import Roots
 from e2e.sandbox import Sandbox
 from services.common.errors import BacklineError, MissingError, UsageError, nearest
 from services.common.progress import Progress
+from services.mdb.schema import Machine
 
 STORE = "/var/lib/backline/store"
 """Where root file servers of a lab see the versions that they serve."""
@@ -123,6 +124,8 @@ class Lab:
         for node in self.nodes.values():
             if self.netboot and node.spec.role == "gw":
                 node.binds[self.netboot.folder] = f"ro:{self.netboot.stored}"
+        self.machines: dict[str, Machine] = {}
+        """Seats as mdb knows them, by name."""
         self._booted = 0
 
     def __enter__(self) -> Self:
@@ -153,8 +156,8 @@ class Lab:
         Raises WaitFailed for the first node that is not, with its last lines.
         """
         chosen = [self[name] for name in names] if names is not None else self._default()
-        self.power_on(chosen)
         deadline = time.monotonic() + seconds
+        self.power_on(chosen, seconds=seconds)
         with self.progress.step("starting the hall", total=len(chosen), unit="machines") as step:
             left = list(chosen)
             while left:
@@ -163,8 +166,20 @@ class Lab:
                 left.pop(0)
                 step.advance()
 
-    def power_on(self, nodes: Sequence[Node]) -> None:
-        """Power on side by side, in that order, without waiting."""
+    def power_on(self, nodes: Sequence[Node], *, seconds: float = WAIT) -> None:
+        """Power on side by side, servers first, without waiting for them.
+
+        Seats get power once gw knows them (`e2e.registration`), for which it has `seconds`. Raises WaitFailed.
+        """
+        seats = [node for node in nodes if node.spec.seat]
+        self._power_on([node for node in nodes if not node.spec.seat])
+        known = [node for node in seats if not node.spec.stranger and node.spec.nics]
+        gateway = next((node for node in self.nodes.values() if node.spec.role == "gw" and node.running), None)
+        if known and gateway and gateway.spec.hall:
+            self.machines |= registration.register(gateway, known, seconds=seconds)
+        self._power_on(seats)
+
+    def _power_on(self, nodes: Sequence[Node]) -> None:
         roots = {(node.spec.role, node.version) for node in nodes if self.backend_of(node).name == "nspawn"}
         for role, version in sorted(roots):
             self.roots.mount(self.roots.find(role, version))

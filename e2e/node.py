@@ -259,6 +259,12 @@ class Node:
         """A TCP connection from inside its network namespace. Raises OSError."""
         return self.lab.sandbox.connect(address, netns=self.netns, seconds=seconds)
 
+    def service(self, name: str, *, seconds: float = WAIT) -> str:
+        """The unix socket of one of its services, as that service's typed client takes it, once it is there."""
+        path = f"/run/backline/{name}.sock"
+        self.wait_for_socket(path, seconds=seconds)
+        return f"unix:{self._need_run().path(path)}"
+
     # systemd and the journal
 
     @property

@@ -62,6 +62,8 @@ class Node(Table, frozen=True, kw_only=True):
     """Whether it gets hall.toml."""
     seat: bool = False
     """Whether it is a seat: it keeps nothing over a restart, and gets its address over DHCP."""
+    stranger: bool = False
+    """Whether mdb is not told of it: it gets an alien's address, and has to register itself."""
     off: bool = False
     """Whether it stays off when the lab is started."""
     memory: int = 1536
