@@ -1,7 +1,7 @@
 """A port or a service of a node, reachable from the host: a listener on the host's loopback, connections made inside.
 
-The lab's networks have no way to the host: this is the one door, opened one by one, on 127.0.0.1 alone. Behind a service's
-name is its unix socket: whoever comes by that door is root there, as the lab's owner is, and so is everybody on this host.
+The lab's networks have no way to the host: these are the only doors, opened one by one, on 127.0.0.1 alone. Behind the
+name of a service is its unix socket: who comes by that door is root there, and everybody on this host may.
 """
 
 from __future__ import annotations
