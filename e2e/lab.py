@@ -27,7 +27,7 @@ import msgspec
 
 from builder import settings as builder_settings
 from builder.settings import Settings
-from e2e import halls, limits, netboot_stand_in, registration, registry, stand_ins, topology
+from e2e import halls, limits, published, registration, registry, stand_ins, topology
 from e2e.backend import UNIT_FAILED, Backend
 from e2e.capabilities import Capability, Found, probe
 from e2e.journal import Entry, Journal
@@ -40,9 +40,6 @@ from e2e.sandbox import Sandbox
 from services.common.errors import BacklineError, MissingError, UsageError, nearest
 from services.common.progress import Progress
 from services.mdb.schema import Machine
-
-STORE = "/var/lib/backline/store"
-"""Where root file servers of a lab see the versions that they serve."""
 
 
 class TestFailed(BacklineError):
@@ -117,13 +114,10 @@ class Lab:
         self.nodes = {
             name: Node(self, name, index, spec) for index, (name, spec) in enumerate(self.topology.nodes.items())
         }
-        for node in self.nodes.values():
-            if node.spec.role == "rhfs":
-                node.binds[STORE] = f"ro:{settings.store_path}"
         self.netboot = self._plan_netboot((self.topology.nodes[name] for name in qemu), wanted=netboot)
         for node in self.nodes.values():
-            if self.netboot and node.spec.role == "gw":
-                node.binds[self.netboot.folder] = f"ro:{self.netboot.stored}"
+            if node.spec.role == "rhfs":
+                node.binds[published.STORE] = f"ro:{settings.store_path}"
         self.machines: dict[str, Machine] = {}
         """Seats as mdb knows them, by name."""
         self._booted = 0
@@ -175,8 +169,11 @@ class Lab:
         self._power_on([node for node in nodes if not node.spec.seat])
         known = [node for node in seats if not node.spec.stranger and node.spec.nics]
         gateway = next((node for node in self.nodes.values() if node.spec.role == "gw" and node.running), None)
-        if known and gateway and gateway.spec.hall:
-            self.machines |= registration.register(gateway, known, seconds=seconds)
+        if gateway and gateway.spec.hall:
+            if known:
+                self.machines |= registration.register(gateway, known, seconds=seconds)
+            if self.netboot and gateway in nodes:
+                published.publish(gateway.service("netboot", seconds=seconds), self.netboot)
         self._power_on(seats)
 
     def _power_on(self, nodes: Sequence[Node]) -> None:
@@ -213,16 +210,18 @@ class Lab:
             self._backends[name] = FakeBackend()
         return self._backends[name]
 
-    def _plan_netboot(self, qemu: Iterable[topology.Node], *, wanted: bool) -> netboot_stand_in.Boot | None:
+    def _plan_netboot(self, qemu: Iterable[topology.Node], *, wanted: bool) -> published.Published | None:
         """What machines with a kernel of their own boot; None without any, unless they are `wanted` later.
 
         Raises MissingError("lan.version").
         """
         first = next((node for node in qemu if node.seat), None)
-        if first is None and not wanted:
+        servers = [name for name, node in self.topology.nodes.items() if node.role == "rhfs"]
+        holders = sorted({number for name in servers for number in published.numbers(self.hall.data, name)})
+        if not holders or (first is None and not wanted):
             return None
         ref = self.roots.find(first.role, first.version) if first else self.roots.find("nfsroot")
-        return netboot_stand_in.plan(self.topology, self.hall.data, self.roots.store, ref, mounted=STORE)
+        return published.plan(self.roots.store, ref, tuple(holders))
 
     def credentials_of(self, node: Node) -> dict[str, bytes]:
         """What a node gets as systemd credentials: who it is, the hall, and stand-ins for services to come."""
@@ -240,17 +239,9 @@ class Lab:
 
     def _stand_ins(self, node: Node) -> stand_ins.Credentials:
         """What makes a server offer what a service of Backline will."""
-        boot = self.netboot
-        if node.spec.role == "rhfs" and boot:
-            return netboot_stand_in.root_server(boot)
-        if node.spec.role != "gw":
-            return {}
-        parts = [stand_ins.time_server()]
-        if self.topology.seats():
-            configuration = stand_ins.kea(self.topology, self.hall.data)
-            served = netboot_stand_in.gateway(configuration, self.hall.text, boot) if boot else None
-            parts.append(served or stand_ins.dhcp_server(configuration))
-        return stand_ins.join(*parts)
+        if node.spec.role == "rhfs" and self.netboot and published.numbers(self.hall.data, node.name):
+            return published.root_server(self.netboot.ref.role)
+        return stand_ins.time_server() if node.spec.role == "gw" else {}
 
     def addresses(self, node: Node) -> list[str]:
         """A node's IPv4 addresses now, as its kernel has them."""

@@ -10,11 +10,10 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from services.dhcp.client import Dhcp
-from services.dhcp.schema import State, Status
-
 from e2e.topology import mac_of
 from services.common.feed.wire import Position
+from services.dhcp.client import Dhcp
+from services.dhcp.schema import State, Status
 from services.mdb.client import Mdb
 from services.mdb.schema import Edits, Machine, MachineType, NewMachine
 

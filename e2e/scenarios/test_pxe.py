@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from e2e import stand_ins, topology
+from e2e import topology
 from e2e.lab import Lab
 from e2e.node import WaitFailed
 from e2e.pool import Labs
@@ -43,8 +43,8 @@ def _started(request: pytest.FixtureRequest, labs: Labs) -> None:
 
 
 def address(lab: Lab) -> str:
-    """The address that gw has reserved for the seat."""
-    return str(stand_ins.seat_addresses(lab.topology, lab.hall.data)[SEAT])
+    """The address that mdb gave to the seat."""
+    return str(lab.machines[SEAT].ip)
 
 
 def asked(lab: Lab, path: str) -> None:

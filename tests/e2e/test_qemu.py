@@ -7,31 +7,19 @@ import json
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from ipaddress import IPv4Address
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from builder.versions import Ref
-from e2e import halls, netboot_stand_in, qemu, serial, stand_ins, topology
+from e2e import qemu, serial, stand_ins, topology
 from e2e.backend import UNIT_FAILED, Order
-from e2e.netboot_stand_in import Boot
 from e2e.network import plan
 from e2e.node import PROCESS_EXIT
 from e2e.qmp import Qmp
 from services.common.errors import HostError
 
 NOW = datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)
-BOOT = Boot(
-    Ref("nfsroot", "20310506.0123456789ab"),
-    "ab" * 32,
-    Path("store/images/nfsroot/20310506.0123456789ab"),
-    "/var/lib/backline/store/images/nfsroot/20310506.0123456789ab",
-    IPv4Address("192.168.1.254"),
-    IPv4Address("192.168.1.10"),
-)
 
 
 def argv(*, kvm: bool = False, **changes: Any) -> list[str]:
@@ -181,47 +169,9 @@ def test_the_last_event_is_handled_before_close_returns(machine: Machine) -> Non
     assert events == [("SHUTDOWN", {"guest": True, "reason": "guest-reset"})]
 
 
-# netboot's stand-in
-
-
-def test_every_url_and_path_of_a_boot_has_the_version() -> None:
-    script = netboot_stand_in.script(BOOT)
-    kernel = next(line for line in script.splitlines() if line.startswith("kernel "))
-    assert f"backline.root=nfs:192.168.1.10:/nfsroot/{BOOT.ref.version}" in kernel.split()
-    assert f"backline.roothash={BOOT.root_hash}" in kernel.split()
-    assert script.count(f"http://192.168.1.254/nfsroot/{BOOT.ref.version}/") == 2
-
-
-def test_kea_tells_firmware_the_loader_and_ipxe_the_script() -> None:
-    hall = halls.make()
-    before = stand_ins.kea(topology.built_in("pxe"), hall.data)
-    dhcp = json.loads(netboot_stand_in.kea(before, BOOT))["Dhcp4"]
-    files = {one["name"]: one["boot-file-name"] for one in dhcp["client-classes"]}
-    assert files == {"script": "http://192.168.1.254/boot.ipxe", "bios": "undionly.kpxe", "uefi": "snponly.efi"}
-    assert dhcp["subnet4"][0]["next-server"] == "192.168.1.254"
-    assert dhcp["interfaces-config"]["interfaces"] == ["host0/192.168.1.254"]
-
-
 def test_what_stand_ins_give_one_node_is_joined_by_name() -> None:
     joined = stand_ins.join({"a": b"1\n", "b": b"2"}, {"b": b"3"}, {"a": b"4"})
     assert joined == {"a": b"1\n4", "b": b"2\n3"}
-
-
-def test_gw_gets_one_credential_of_each_name_with_all_of_it() -> None:
-    hall = halls.make()
-    kea = stand_ins.kea(topology.built_in("pxe"), hall.data)
-    found = netboot_stand_in.gateway(kea, hall.text, BOOT)
-    written = [line.split()[1] for line in found["tmpfiles.extra"].decode().splitlines()]
-    assert len(written) == len(set(written)) == 4
-    for unit in (b"kea-dhcp4-server", b"tftpd-hpa", b"nginx"):
-        assert unit in found["systemd.unit-dropin.multi-user.target"]
-
-
-def test_rhfs_exports_the_version_and_nothing_else_read_only() -> None:
-    text = netboot_stand_in.ganesha(BOOT)
-    assert text.count("EXPORT {") == 1
-    assert f"Path = {BOOT.folder};" in text
-    assert "Access_Type = RO;" in text
 
 
 def test_the_topology_pxe_has_a_seat_of_its_own_kernel() -> None:

@@ -1,40 +1,12 @@
-"""What the harness puts where services will be: a Kea configuration with an address for every seat."""
+"""What the harness gives nodes as credentials, and the hall.toml of a lab."""
 
 from __future__ import annotations
 
 import base64
-import json
 
-from e2e import halls, stand_ins, topology
-from e2e.topology import mac_of
+from e2e import halls, stand_ins
 
 HALL = halls.make(roles={"web": "rhfs"})
-
-
-def kea(seats: int) -> dict[str, object]:
-    text = stand_ins.kea(topology.hall(seats), HALL.data)
-    (subnet,) = json.loads(text)["Dhcp4"]["subnet4"]
-    assert isinstance(subnet, dict)
-    return subnet
-
-
-def test_every_seat_has_a_reservation_by_its_card() -> None:
-    reservations = kea(2)["reservations"]
-    assert reservations == [
-        {"hw-address": mac_of("pas-r01p01", 0), "ip-address": "192.168.0.1", "hostname": "pas-r01p01"},
-        {"hw-address": mac_of("pas-r01p02", 0), "ip-address": "192.168.0.2", "hostname": "pas-r01p02"},
-    ]
-
-
-def test_what_is_left_of_the_users_range_is_for_seats_that_join() -> None:
-    assert kea(2)["pools"] == [{"pool": "192.168.0.3 - 192.168.0.253"}]
-
-
-def test_seats_learn_route_names_and_time_from_gw() -> None:
-    options = kea(1)["option-data"]
-    assert isinstance(options, list)
-    data = {option["name"]: option["data"] for option in options}
-    assert data["routers"] == data["domain-name-servers"] == data["ntp-servers"] == "192.168.1.254"
 
 
 def test_a_file_goes_in_as_one_line_of_tmpfiles() -> None:
