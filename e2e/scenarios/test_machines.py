@@ -6,6 +6,7 @@ Whatever is restarted meanwhile. The names and addresses are those of the propos
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
@@ -52,7 +53,8 @@ def answered(lab: Lab, machine: Machine) -> None:
     address, gw = str(machine.ip), lab["gw"]
     backwards = ".".join(reversed(address.split("."))) + ".in-addr.arpa"
     for name in (machine.hostname, *machine.aliases):
-        eventually(lab, f"{name} in DNS", lambda name=name: resolve(lab, gw, f"{name}.prolo") == [address])
+        asked = functools.partial(resolve, lab, gw, f"{name}.prolo")
+        eventually(lab, f"{name} in DNS", lambda: asked() == [address])  # noqa: B023
     eventually(lab, "its PTR", lambda: resolve(lab, gw, backwards, "PTR") == [f"{machine.hostname}.prolo."])
     if machine.mac is not None:
         mac = machine.mac
@@ -143,7 +145,7 @@ def test_what_is_restarted_in_the_middle_of_edits_loses_none(lab: Lab, mdb: Mdb,
     for number in range(10, 22):
         if number == 14:
             lab["gw"].run(["systemctl", "restart", "--no-block", *units])
-        made.append(_insist(lambda number=number: mdb.create(new(number))))
+        made.append(_insist(functools.partial(mdb.create, new(number))))
     gone = made.pop(3)
     _insist(lambda: mdb.delete(gone.id))
     for machine in (made[0], made[4], made[-1]):
