@@ -108,9 +108,8 @@ def test_a_name_that_is_an_alias_elsewhere_is_refused(mdb: Mdb) -> None:
 
 
 def test_a_hundred_machines_of_one_import_are_one_reload(lab: Lab, mdb: Mdb) -> None:
-    from services.dns.client import Dns
-
     from services.dhcp.client import Dhcp
+    from services.dns.client import Dns
 
     gw = lab["gw"]
     machines = [
