@@ -34,6 +34,11 @@ def label_problem(name: str) -> str | None:
     return f"{name!r} is not a host name: letters, digits and hyphens, no hyphen at either end"
 
 
+def host_problem(name: str) -> str | None:
+    """Why `name` cannot be what a machine is called, or None."""
+    return "localhost is every machine's name for itself" if name == "localhost" else label_problem(name)
+
+
 def domain_problem(name: str) -> str | None:
     """Why `name` cannot be the domain of a hall, or None."""
     if not name or len(name) > 253:

@@ -31,7 +31,7 @@ from dns.rdtypes.IN.AAAA import AAAA
 
 from services.common.addresses import Range, unusable
 from services.common.errors import InputError
-from services.common.names import domain_problem, label_problem
+from services.common.names import domain_problem, host_problem
 from services.dns.schema import LeftOut, Settings
 
 TTL = 10
@@ -275,7 +275,7 @@ class _Names:
 def _label_problem(label: str) -> str | None:
     if len(label) > SHOWN:
         return f"{_shown(label)} has {len(label)} letters; a label has 63 at most"
-    return "localhost is every machine's name for itself" if label == "localhost" else label_problem(label)
+    return host_problem(label)
 
 
 def _shown(name: object) -> str:

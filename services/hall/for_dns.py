@@ -1,7 +1,4 @@
-"""The DNS service's settings from a hall: the domain, whose address is what, who may ask, and whom named asks. Pure.
-
-`ns` and `netboot` are gw in every hall, so they need not stand among its aliases.
-"""
+"""The DNS service's settings from a hall: the domain, whose address is what, who may ask, and whom named asks. Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +7,6 @@ from collections.abc import Iterator
 
 from services.hall.for_mdb import machines
 from services.hall.schema import Hall, Host, Method, Purpose
-
-OF_GW = ("ns", "netboot")
 
 
 def settings(hall: Hall) -> str:
@@ -39,10 +34,8 @@ def settings(hall: Hall) -> str:
 
 def _hosts(hall: Hall) -> Iterator[str]:
     """`address name alias...` of each interface, named as mdb names it."""
-    taken = {name for label, aliases, _ in machines(hall) for name in (label, *aliases)}
     for label, aliases, nic in machines(hall):
-        own = [name for name in OF_GW if name not in taken] if hall.hosts.get(label) is hall.gateway else []
-        yield " ".join([str(next(iter(nic.addresses.values()))), label, *aliases, *own])
+        yield " ".join([str(next(iter(nic.addresses.values()))), label, *aliases])
 
 
 def _pointers(hall: Hall) -> Iterator[str]:

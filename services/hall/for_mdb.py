@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 
-from services.hall.schema import Hall, Nic, Purpose
+from services.hall.schema import OF_GW, Hall, Nic, Purpose
 
 _POOLS = {
     "user": Purpose.USERS,
@@ -39,11 +39,16 @@ def settings(hall: Hall) -> str:
 
 
 def machines(hall: Hall) -> Iterator[tuple[str, list[str], Nic]]:
-    """Host name, aliases and interface of each machine that the hall declares."""
+    """Host name, aliases and interface of each machine that the hall declares.
+
+    gw has the names of `OF_GW` as well, which its aliases need not say.
+    """
     for name, host in hall.hosts.items():
+        said = {*host.aliases, *(alias for nic in host.nics for alias in nic.aliases), name}
+        more = [alias for alias in OF_GW if alias not in said] if host is hall.gateway else []
         for number, nic in enumerate(nic for nic in host.nics if nic.addresses):
             first = number == 0
-            yield name if first else f"{name}-{number}", [*(host.aliases if first else []), *nic.aliases], nic
+            yield name if first else f"{name}-{number}", [*(host.aliases + more if first else []), *nic.aliases], nic
 
 
 def _reserved(hall: Hall) -> dict[IPv4Address, str]:

@@ -19,7 +19,7 @@ from services.common.names import domain_problem, label_problem
 from services.common.signing import valid_name
 from services.common.toml import KeyPath
 from services.hall import keys
-from services.hall.schema import Hall, Host, Method, Network, Nic, Purpose
+from services.hall.schema import OF_GW, Hall, Host, Method, Network, Nic, Purpose
 
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _INTERFACE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")  # IFNAMSIZ is 16 with its NUL
@@ -28,6 +28,7 @@ _LOCALE = re.compile(r"(?:C|[a-z]{2,3}_[A-Z]{2})\.UTF-8(?:@[a-z]+)?")
 _KEYBOARD = re.compile(r"[a-z]{2,12}")
 _TIME_ZONE = re.compile(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+){0,2}")
 _SEATS = "nfsroot"
+_DOMAIN = 253 - 64  # RFC 1035, section 2.3.4, and the longest label with its dot
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,9 @@ def _site(hall: Hall) -> Iterator[Mistake]:
         yield Mistake(("hall", "name"), problem)
     if problem := domain_problem(site.domain):
         yield Mistake(("hall", "domain"), problem)
+    elif len(site.domain) > _DOMAIN:
+        message = f"{site.domain!r} has {len(site.domain)} letters: a host name of 63 does not fit before it"
+        yield Mistake(("hall", "domain"), message, f"{_DOMAIN} at most")
     for index, search in enumerate(site.search):
         if problem := domain_problem(search):
             yield Mistake(("hall", "search", index), problem)
@@ -190,9 +194,18 @@ def _names(hall: Hall) -> Iterator[Mistake]:
             yield Mistake(("hosts", name), problem)
         owners.setdefault(name, f"server {name}")
     for name, host in hall.hosts.items():
+        for number, _ in enumerate([nic for nic in host.nics if nic.addresses][1:], 1):
+            if (own := f"{name}-{number}") in hall.hosts:
+                yield Mistake(("hosts", own), f"{own} is what the next interface of server {name} is called")
+            owners.setdefault(own, f"server {name}'s next interface")
+        if name in OF_GW and host.role != "gw":
+            yield Mistake(("hosts", name), f"{name} is a name of gw, in every hall")
+    for name, host in hall.hosts.items():
         for keypath, alias in _aliases(name, host):
             if problem := label_problem(alias):
                 yield Mistake(keypath, problem)
+            elif alias in OF_GW and host.role != "gw":
+                yield Mistake(keypath, f"{alias} is a name of gw, in every hall")
             elif alias in owners:
                 yield Mistake(keypath, f"{alias} is already a name of {owners[alias]}", "a name leads to one address")
             owners.setdefault(alias, f"server {name}")

@@ -17,6 +17,9 @@ from msgspec import Meta
 from services.common.addresses import Range
 from services.common.signing import PublicKey, Signer
 
+OF_GW = ("ns", "netboot")
+"""Names that are gw's in every hall: where DNS is, and where machines ask what to boot."""
+
 
 def about(text: str) -> Meta:
     """What a field is, for docs/hall.md."""

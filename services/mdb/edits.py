@@ -17,7 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from services.common.errors import BusyError, InputError, MissingError
-from services.common.names import label_problem, normal_mac
+from services.common.names import host_problem, label_problem, normal_mac
 from services.mdb import pools
 from services.mdb.models import MachineRow, NameRow
 from services.mdb.rows import addresses, chunks, load
@@ -189,7 +189,7 @@ class Work:
     def _checked(self, number: int, values: dict[str, Any]) -> dict[str, Any]:
         """The values in their one form. Raises InputError: `machine.name`, `machine.mac`."""
         for name in [*([values["hostname"]] if "hostname" in values else []), *values.get("aliases", [])]:
-            if problem := label_problem(name):
+            if problem := host_problem(name):
                 raise InputError("machine.name", problem, where=self._where(number))
         for key in ("room", "channel"):
             if key in values and (problem := label_problem(values[key])):

@@ -44,6 +44,10 @@ def test_organisers_users_and_services_have_ranges_of_their_own() -> None:
     [
         ('domain = "prolo"', 'domain = "pro_lo"', "underscore"),
         ('domain = "prolo"', 'domain = "hall.local"', "not served by DNS"),
+        ('domain = "prolo"', f'domain = "{".".join(["d" * 60] * 4)}"', "63 does not fit before it"),
+        ('aliases = ["irc", "sgoinfre"]', 'aliases = ["irc", "ns"]', "is a name of gw"),
+        ("[hosts.misc]\n", "[hosts.netboot]\n", None),
+        ("[hosts.misc]", "[hosts.rhfs01-1]", None),
         ('name = "finals"', 'name = "-x"', "not a host name"),
         ('locale = "C.UTF-8"', 'locale = "C"', "no UTF-8 locale"),
         ('keyboard = "us"', 'keyboard = "us\\nX=1"', "no XKB layout"),

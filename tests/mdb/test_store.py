@@ -53,7 +53,7 @@ def test_a_mac_is_kept_in_one_form(store: Store) -> None:
     assert store.create(ME, new(1, mac="52-54-00-AB-CD-EF")).mac == "52:54:00:ab:cd:ef"
 
 
-@pytest.mark.parametrize("name", ["a_b", "Gw", "a.b", "-a", "x" * 64])
+@pytest.mark.parametrize("name", ["a_b", "Gw", "a.b", "-a", "x" * 64, "localhost"])
 @pytest.mark.parametrize("field", ["hostname", "aliases"])
 def test_a_name_that_dns_would_refuse_is_refused(store: Store, field: str, name: str) -> None:
     value = name if field == "hostname" else [name]
