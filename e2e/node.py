@@ -15,7 +15,7 @@ import shlex
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from e2e.backend import UNIT_FAILED, Ended, Listener, Order, Run
@@ -34,7 +34,20 @@ WAIT = 60.0
 """Seconds that a wait lasts by default."""
 LOOK = 0.05
 PROCESS_EXIT = "98e322203f7a4ed290d09fe03c09fe15"
-"""MESSAGE_ID of a unit's process that ended; EXIT_CODE=dumped is a core dump (SD_MESSAGE_UNIT_PROCESS_EXIT)."""
+"""MESSAGE_ID of a unit's process that ended (SD_MESSAGE_UNIT_PROCESS_EXIT); EXIT_CODE and EXIT_STATUS say how."""
+CRASHES = frozenset({"4", "5", "6", "7", "8", "11", "31"})
+"""Signals of a process that crashed (signal(7): action Core): ILL, TRAP, ABRT, BUS, FPE, SEGV, SYS."""
+
+
+def dumped_core(fields: Mapping[str, str]) -> bool:
+    """Whether a journal entry tells of a core dump, or of a crash whose dump a limit or a read-only folder prevented.
+
+    In a container the limit is 0 unless something raises it: systemd then says `killed`, not `dumped`.
+    """
+    if fields.get("MESSAGE_ID") != PROCESS_EXIT:
+        return False
+    how = fields.get("EXIT_CODE")
+    return how == "dumped" or (how == "killed" and fields.get("EXIT_STATUS") in CRASHES)
 
 
 class ExecResult(NamedTuple):

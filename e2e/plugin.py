@@ -102,12 +102,12 @@ def _required() -> tuple[Capability, ...]:
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     """What no assertion looked at fails the test too."""
     lab: Lab | None = pyfuncitem.funcargs.get("lab")  # type: ignore[assignment]
-    mark = lab.journal.mark() if lab is not None else 0
     if lab is not None:
         lab.journal.note("step", f"test {pyfuncitem.nodeid}")
     result = yield
     if lab is not None and not lab.closing:
-        lab.check(since=mark)
+        since, lab.checked = lab.checked, lab.journal.mark()  # from its start on: nothing falls between two tests
+        lab.check(since=since)
     return result
 
 

@@ -23,6 +23,7 @@ _FORWARDED = re.compile(r"\[ *\d+\.\d{6}\] (?P<program>[^\s\[]+)\[(?P<pid>\d+)\]
 _UNIT = re.compile(
     r"(?P<unit>[\w:.@\\-]+\.(?:service|socket|mount|swap|automount|device|target|timer|path|scope|slice)): (?P<text>.*)"
 )
+_EXITED = re.compile(r"process exited, code=(?P<how>\w+), status=(?P<status>\d+)")
 # Logged when the queue of jobs is empty for the first time: the moment of READY=1 in containers. In the initrd's own
 # words there is no time of the initrd yet.
 _FINISHED = re.compile(r"Startup finished in .*\(initrd\) \+ .*\(userspace\)")
@@ -64,8 +65,8 @@ def fields(line: str) -> dict[str, str]:
     found["UNIT"] = of_unit["unit"]
     if of_unit["text"].startswith("Failed with result"):
         found |= {"MESSAGE_ID": UNIT_FAILED, "PRIORITY": "4"}
-    elif "process exited, code=dumped" in of_unit["text"]:
-        found |= {"MESSAGE_ID": PROCESS_EXIT, "EXIT_CODE": "dumped", "PRIORITY": "4"}
+    elif exited := _EXITED.search(of_unit["text"]):
+        found |= {"MESSAGE_ID": PROCESS_EXIT, "EXIT_CODE": exited["how"], "EXIT_STATUS": exited["status"]}
     return found
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from e2e import topology
 from e2e.lab import Lab, TestFailed
 from e2e.node import CommandFailed, WaitFailed
+from e2e.pool import Labs
 from services.common.errors import HostError, MissingError, UsageError
 
 pytestmark = [pytest.mark.lan(topology="hall", seats=2), pytest.mark.images]
@@ -234,6 +236,17 @@ def test_a_failed_unit_that_nobody_looked_at_is_a_problem(lab: Lab) -> None:
     with pytest.raises(TestFailed, match=r"web: forgotten\.service failed"):
         lab.check()
     lab["web"].succeeds("systemctl", "reset-failed")
+
+
+def test_a_core_dump_that_nobody_looked_at_is_a_problem(labs: Labs) -> None:
+    labs.close()
+    with Lab(topology.built_in("single"), settings=labs.settings) as lab:
+        lab.start()
+        lab["gw"].run(["systemd-run", "--wait", "--unit=crashing", "sh", "-c", "kill -ABRT $$$$"], check=False)
+        lab["gw"].succeeds("systemctl", "reset-failed")  # the unit is forgotten, the dump is not
+        with pytest.raises(TestFailed, match=r"gw: crashing\.service dumped core"):
+            lab.check()
+        lab.kept = False
 
 
 def test_a_command_that_fails_says_where_and_why(lab: Lab) -> None:

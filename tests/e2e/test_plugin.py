@@ -64,6 +64,20 @@ def test_after(lab):
     assert "1 failed, 1 passed" in ran.out, "and no test after it"
 
 
+def test_a_core_dump_while_the_lab_was_started_fails_its_first_test(tmp_path: Path) -> None:
+    body = """
+@pytest.fixture
+def dumped(lab):
+    fields = {"MESSAGE_ID": PROCESS_EXIT, "EXIT_CODE": "killed", "EXIT_STATUS": "11", "UNIT": "early.service"}
+    lab.journal.add("node", fields)
+
+def test_good(dumped, lab):
+    pass
+"""
+    ran = run(tmp_path, body)
+    assert (ran.code, "node: early.service dumped core" in ran.out) == (1, True)
+
+
 def test_a_failure_names_the_journal_that_was_kept_and_the_seed(tmp_path: Path) -> None:
     ran = run(tmp_path, "def test_bad(lab):\n    assert lab is None\n", "--lan-seed=7")
     assert ran.code == 1

@@ -15,7 +15,7 @@ import pytest
 from e2e import qemu, serial, stand_ins, topology
 from e2e.backend import UNIT_FAILED, Order
 from e2e.network import plan
-from e2e.node import PROCESS_EXIT
+from e2e.node import PROCESS_EXIT, dumped_core
 from e2e.qmp import Qmp
 from services.common.errors import HostError
 
@@ -88,9 +88,19 @@ def test_a_unit_that_fails_is_known_by_its_line() -> None:
     assert (fields["UNIT"], fields["MESSAGE_ID"]) == ("greetd.service", UNIT_FAILED)
 
 
-def test_a_core_dump_is_known_by_its_line() -> None:
-    line = "[   33.123456] systemd[1]: chrony.service: Main process exited, code=dumped, status=11/SEGV"
+@pytest.mark.parametrize(
+    ("how", "core"),
+    [
+        ("code=dumped, status=11/SEGV", True),
+        ("code=killed, status=6/ABRT", True),
+        ("code=killed, status=9/KILL", False),
+        ("code=exited, status=6/NOTCONFIGURED", False),
+    ],
+)
+def test_a_core_dump_is_known_by_its_line(how: str, core: bool) -> None:
+    line = f"[   33.123456] systemd[1]: chrony.service: Main process exited, {how}"
     assert serial.fields(line)["MESSAGE_ID"] == PROCESS_EXIT
+    assert dumped_core(serial.fields(line)) is core
 
 
 @pytest.mark.parametrize(
