@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from services.mdb.client import Mdb
-from services.mdb.schema import MachinePatch
+from services.mdb.schema import Edits, MachinePatch, Removal
 from tests.common.service_rig import Service
 from tests.mdb.pages_rig import forwarded, hall
 
@@ -209,6 +209,24 @@ def test_an_edit_in_place_meets_somebody_elses(desk: Desk, client: Mdb) -> None:
     desk.complaints.clear()
 
 
+def test_an_import_is_looked_at_before_it_is_done(desk: Desk, client: Mdb, tmp_path: Path) -> None:
+    file = tmp_path / "row.csv"
+    old = "".join(f"mas-r04p{seat:02},,,masters,2\r\n" for seat in range(1, 11))
+    new = "".join(f"mas-r06p{seat:02},02:00:00:00:06:{seat:02x},user,masters,2\r\n" for seat in range(1, 6))
+    file.write_text(f"hostname,mac,type,room,hfs\r\n{old}{new}", newline="")
+    desk.open("/import")
+    desk.page.get_by_label("File").set_input_files(file)
+    desk.page.get_by_role("button", name="Preview").click()
+    expect(desk.page.get_by_role("heading", level=1)).to_have_text("Import 10 changes?")
+    expect(desk.page.locator(".tally")).to_contain_text(re.compile(r"new\s*5\s*changed\s*5\s*as they are\s*5"))
+    assert client.machines("mas-r06").total == 0
+    desk.page.get_by_role("button", name="Import").click()
+    expect(desk.page.locator(".notice.good")).to_have_text("Done: 10 machines changed.")
+    assert client.machines("mas-r06 hfs:2").total == 5
+    assert client.machines("hostname:mas-r04p0?,mas-r04p10 hfs:2").total == 10
+    client.edit(Edits(delete=[Removal(id=one.id) for one in client.machines("mas-r06").machines]))
+
+
 def test_everything_can_be_done_by_keyboard(desk: Desk, client: Mdb) -> None:
     desk.open("/machines")
     desk.press("Tab")
@@ -260,7 +278,9 @@ def test_without_a_script_it_works_as_well(browser: Browser, origin: str, client
     context.close()
 
 
-@pytest.mark.parametrize("path", ["/machines", "/machines/pas-r01p14", "/switches", "/pools", "/settings", "/history"])
+@pytest.mark.parametrize(
+    "path", ["/machines", "/machines/pas-r01p14", "/switches", "/pools", "/settings", "/import", "/history"]
+)
 def test_a_phone_needs_no_scrolling_to_the_side(browser: Browser, origin: str, path: str) -> None:
     context = browser.new_context(viewport={"width": 375, "height": 700})
     desk = desk_in(context, origin)
@@ -269,7 +289,9 @@ def test_a_phone_needs_no_scrolling_to_the_side(browser: Browser, origin: str, p
     context.close()
 
 
-@pytest.mark.parametrize("path", ["/machines", "/machines/new", "/machines/pas-r01p14", "/switches", "/settings"])
+@pytest.mark.parametrize(
+    "path", ["/machines", "/machines/new", "/machines/pas-r01p14", "/switches", "/settings", "/import"]
+)
 def test_every_field_has_a_name_and_headings_are_in_order(desk: Desk, path: str) -> None:
     desk.open(path)
     nameless = desk.page.evaluate(

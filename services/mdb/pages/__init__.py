@@ -17,6 +17,7 @@ from services.common.pages import Link, Page, Pages
 from services.mdb.pages.bulk import BulkPages
 from services.mdb.pages.facts import Source
 from services.mdb.pages.hall import HallPages
+from services.mdb.pages.imports import ImportPages
 from services.mdb.pages.machines import MachinePages
 from services.mdb.pages.people import caller
 from services.mdb.pages.switches import SwitchPages
@@ -27,6 +28,7 @@ NAVIGATION = (
     Link("Switches", "/switches"),
     Link("Pools", "/pools"),
     Link("Settings", "/settings"),
+    Link("Import", "/import", private=True),
     Link("History", "/history", private=True),
 )
 
@@ -52,6 +54,7 @@ def routes(pages: Pages, store: Store, sources: Sequence[Source] = ()) -> list[B
         *BulkPages(pages, store).routes(),
         *MachinePages(pages, store, sources).routes(),
         *SwitchPages(pages, store).routes(),
+        *ImportPages(pages, store).routes(),
         *HallPages(pages, store).routes(),
     ]
 

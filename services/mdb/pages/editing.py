@@ -78,8 +78,8 @@ class Contested:
 
 
 def texts(machine: Machine) -> Texts:
-    """A machine's fields as a form shows them."""
-    return {name: text(getattr(machine, name)) for name in TITLES}
+    """A machine's fields as a form shows them, and sends them back when nobody touches them."""
+    return {name: "\n".join(text(getattr(machine, name)).splitlines()).strip() for name in TITLES}
 
 
 def blank() -> Texts:

@@ -239,7 +239,7 @@ def suggestions(machines: Sequence[Machine]) -> dict[str, Any]:
 
 def _mine(form: Form) -> editing.Texts:
     """The fields of a form; where a choice between two people's values was made, the chosen one."""
-    mine = {name: form.text(name) for name in editing.TITLES}
+    mine = {name: "\n".join(form.text(name).splitlines()) for name in editing.TITLES}
     theirs = {name: value for name, value in _was(form).items() if form.text(f"take.{name}") == "theirs"}
     return mine | theirs
 
