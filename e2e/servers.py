@@ -1,4 +1,4 @@
-"""Debian's own servers as containers on our images, one class each: Kea, BIND, PostgreSQL.
+"""Debian's own servers as containers on our images, one class each: Kea, BIND, PostgreSQL, sshd.
 
 Each is testcontainers' DockerContainer: `with KeaContainer(podman.image_of("gw"), ...) as kea:` begins when the server
 answers. What they get as configuration is complete, nothing of the image's own is read; what they write goes with them.
@@ -50,6 +50,13 @@ options {
 controls { };
 """
 PASSWORD_FILE = "/etc/postgresql/backline-password"
+AUTHORIZED_KEYS = "/etc/ssh/backline-keys"
+_SSHD = f"""\
+install -d -m 0755 /run/sshd
+ssh-keygen -q -t ed25519 -N "" -f /run/sshd/host_key
+exec /usr/sbin/sshd -D -e -f /dev/null -h /run/sshd/host_key -o AuthorizedKeysFile={AUTHORIZED_KEYS} \\
+    -o PasswordAuthentication=no -o KbdInteractiveAuthentication=no -o StrictModes=no -o ListenAddress=0.0.0.0
+"""
 _POSTGRES = f"""\
 install -d -o postgres -g postgres -m 0700 /var/lib/postgresql/data
 install -d -o postgres -g postgres -m 0755 /run/postgresql
@@ -188,6 +195,26 @@ class PostgresContainer(_Server):
         scheme = f"postgresql+{driver}" if driver else "postgresql"
         where = f"{self.get_container_host_ip()}:{self.get_exposed_port(5432)}"
         return f"{scheme}://postgres:{self.password}@{where}/postgres"
+
+
+class SshContainer(_Server):
+    """sshd, in which the owners of `keys` (lines of authorized_keys) are root. `host_key` is its public host key."""
+
+    def __init__(self, image: str, *, keys: list[str]) -> None:
+        super().__init__(image)
+        self.with_file(AUTHORIZED_KEYS, "".join(f"{key}\n" for key in keys))
+        self.with_command(["sh", "-ec", _SSHD])
+        self.waiting_for(LogMessageWaitStrategy("Server listening on 0.0.0.0"))
+
+    @property
+    def host_key(self) -> str:
+        """Kind and key, without a comment."""
+        return " ".join(_run(self, ["cat", "/run/sshd/host_key.pub"]).split()[:2])
+
+    @property
+    def address(self) -> str:
+        """Its own address, where it listens on port 22."""
+        return str(self.get_wrapped_container().attrs["NetworkSettings"]["IPAddress"])
 
 
 def _run(container: DockerContainer, argv: list[str], *, user: str | None = None) -> str:

@@ -1,25 +1,18 @@
-"""`backline mdb`: run the machine database, or look into it and change it."""
+"""`backline mdb`: run the machine database, or look into it and change it. What the verbs do is in `commands`."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from datetime import UTC, datetime
+import importlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from services.common.errors import Exit, UsageError
-
-if TYPE_CHECKING:
-    import msgspec
-
-    from services.mdb.client import Mdb
-    from services.mdb.schema import Machine
 
 SUMMARY = "the machine database: names, addresses, servers and versions of machines"
 
 _EDITABLE = ("hostname", "mac", "ip", "rfs", "hfs", "type", "room", "faulty_reason", "channel", "pinned", "notes")
 _TYPES = ("user", "orga", "cluster", "service")
+_FORMATS = ("csv", "json", "yaml")
+_MACHINES = "host names, ranges such as pas-r[01-08]p[01-12], MACs, addresses, ids; or field:value words of a query"
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
@@ -37,38 +30,136 @@ def parser(prog: str) -> argparse.ArgumentParser:
     asking = argparse.ArgumentParser(add_help=False)
     asking.add_argument("--address", metavar="ADDRESS", help="unix:/path or http://host:port of mdb")
     asking.add_argument("--json", action="store_true", help="print the answer as JSON")
+    writing = argparse.ArgumentParser(add_help=False)
+    writing.add_argument("--dry-run", action="store_true", help="only say what would change")
 
     list_ = commands.add_parser("list", parents=[asking], help="machines, all or those that a query finds")
-    list_.add_argument("query", nargs="*", help="words or field:value, as in 'room:pasteur -faulty:yes'")
-    list_.set_defaults(run=_list)
+    list_.add_argument("query", nargs="*", help="words, ranges or field:value, as in 'room:pasteur -faulty:yes'")
+    list_.set_defaults(run=_verb("machines", "list_"))
 
     show = commands.add_parser("show", parents=[asking], help="one machine with its history")
     show.add_argument("machine", metavar="MACHINE", help="host name, alias, MAC, address or id")
-    show.set_defaults(run=_show)
-
-    writing = argparse.ArgumentParser(add_help=False)
-    writing.add_argument("--dry-run", action="store_true", help="only say what would change")
+    show.set_defaults(run=_verb("machines", "show"))
 
     add = commands.add_parser("add", parents=[asking, writing], help="add a machine")
     add.add_argument("hostname", metavar="HOSTNAME")
     _fields(add, without=("hostname", "faulty_reason"))
-    add.set_defaults(run=_add)
+    add.set_defaults(run=_verb("machines", "add"))
 
-    edit = commands.add_parser("edit", parents=[asking, writing], help="change a machine")
-    edit.add_argument("machine", metavar="MACHINE", help="host name, alias, MAC, address or id")
+    edit = commands.add_parser("edit", parents=[asking, writing], help="change machines")
+    edit.add_argument("machine", nargs="+", metavar="MACHINE", help=_MACHINES)
     _fields(edit)
     faulty = edit.add_mutually_exclusive_group()
     faulty.add_argument("--faulty", dest="faulty", action="store_true", default=None, help="let it boot nothing")
     faulty.add_argument("--sound", dest="faulty", action="store_false", help="let it boot again")
-    edit.set_defaults(run=_edit)
+    edit.set_defaults(run=_verb("machines", "edit"))
 
     remove = commands.add_parser("rm", parents=[asking, writing], help="remove machines")
-    remove.add_argument("machine", nargs="+", metavar="MACHINE", help="host name, alias, MAC, address or id")
-    remove.set_defaults(run=_remove)
+    remove.add_argument("machine", nargs="+", metavar="MACHINE", help=_MACHINES)
+    remove.add_argument("--yes", action="store_true", help="also when a range or query means several")
+    remove.set_defaults(run=_verb("machines", "remove"))
+
+    take = commands.add_parser("import", parents=[asking, writing], help="take machines from a table, all or none")
+    take.add_argument("file", type=Path, metavar="FILE", help="CSV, JSON or YAML; - is standard input")
+    take.add_argument("--format", choices=_FORMATS, help="what it is, where its name does not say so")
+    take.set_defaults(run=_verb("tables", "take"))
+
+    export = commands.add_parser("export", parents=[asking], help="write machines as a table that import takes back")
+    export.add_argument("query", nargs="*", help="as for list")
+    export.add_argument("--format", choices=_FORMATS, help="csv, unless the name of the file says something else")
+    export.add_argument("--output", type=Path, metavar="FILE", help="standard output when absent")
+    export.set_defaults(run=_verb("tables", "export"))
+
+    pssh = commands.add_parser("pssh", parents=[asking], help="run a command on many machines through ssh")
+    pssh.add_argument("machines", metavar="MACHINES", help=f"one word: {_MACHINES}")
+    pssh.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="the command and its arguments")
+    pssh.add_argument("--user", default="root", metavar="NAME", help="who to be there; root")
+    pssh.add_argument("--port", type=int, default=22, metavar="PORT", help="of sshd; 22")
+    pssh.add_argument("--jobs", type=_count, default=32, metavar="NUMBER", help="so many at a time; 32")
+    pssh.add_argument("--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="for one machine; 60")
+    pssh.add_argument("--connect-timeout", type=_count, default=5, metavar="SECONDS", help="to reach it; 5")
+    pssh.add_argument(
+        "--known-hosts",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="host keys by name, these alone; else those that seats told netboot, and the user's own",
+    )
+    pssh.add_argument("--netboot", metavar="ADDRESS", help="netboot, which knows the seats' host keys; this host's own")
+    pssh.add_argument("--identity", type=Path, metavar="FILE", help="private key; else the agent's and the usual ones")
+    pssh.set_defaults(run=_verb("ssh", "pssh"))
+
+    code = commands.add_parser("code", parents=[asking], help="a one-time code with which a machine registers again")
+    code.add_argument("machine", metavar="MACHINE", help="host name, alias, MAC, address or id")
+    code.set_defaults(run=_verb("machines", "code"))
 
     pools = commands.add_parser("pools", parents=[asking], help="what is left of the addresses")
-    pools.set_defaults(run=_pools)
+    pools.set_defaults(run=_verb("machines", "pools"))
+
+    _switches(commands.add_parser("switch", help="switches, by which machines find their servers"), asking)
+    _settings(commands.add_parser("setting", help="what is allowed now"), asking)
     return root
+
+
+def _switches(switch: argparse.ArgumentParser, asking: argparse.ArgumentParser) -> None:
+    verbs = switch.add_subparsers(metavar="VERB", required=True)
+    list_ = verbs.add_parser("list", parents=[asking], help="every switch")
+    list_.set_defaults(run=_verb("hall", "switch_list"))
+    fields = argparse.ArgumentParser(add_help=False)
+    fields.add_argument("--room", help="room of what is plugged into it")
+    fields.add_argument("--rfs", type=int, metavar="NUMBER", help="nearest root file server")
+    fields.add_argument("--hfs", type=int, metavar="NUMBER", help="nearest home file server")
+    add = verbs.add_parser("add", parents=[asking, fields], help="add a switch")
+    add.add_argument("name", metavar="NAME")
+    add.add_argument("chassis", metavar="CHASSIS", help="the chassis id that it sends in LLDP, a MAC address")
+    add.set_defaults(run=_verb("hall", "switch_add"))
+    edit = verbs.add_parser("edit", parents=[asking, fields], help="change a switch")
+    edit.add_argument("switch", metavar="SWITCH", help="name, chassis id or id")
+    edit.add_argument("--name")
+    edit.add_argument("--chassis")
+    edit.set_defaults(run=_verb("hall", "switch_edit"))
+    remove = verbs.add_parser("rm", parents=[asking], help="remove a switch")
+    remove.add_argument("switch", metavar="SWITCH", help="name, chassis id or id")
+    remove.set_defaults(run=_verb("hall", "switch_remove"))
+
+
+def _settings(setting: argparse.ArgumentParser, asking: argparse.ArgumentParser) -> None:
+    verbs = setting.add_subparsers(metavar="VERB", required=True)
+    list_ = verbs.add_parser("list", parents=[asking], help="every setting with its value")
+    list_.set_defaults(run=_verb("hall", "setting_list"))
+    set_ = verbs.add_parser("set", parents=[asking], help="change a setting")
+    set_.add_argument("key", metavar="SETTING")
+    set_.add_argument("value", metavar="VALUE", help="yes, no, a number or a text")
+    set_.set_defaults(run=_verb("hall", "setting_set"))
+    history = verbs.add_parser("history", parents=[asking], help="who set it, when and from where")
+    history.add_argument("key", metavar="SETTING")
+    history.set_defaults(run=_verb("hall", "setting_history"))
+
+
+def _verb(module: str, name: str) -> Callable[[argparse.Namespace], int]:
+    """A verb, whose module is loaded when it is called: the shell's completion needs none of them."""
+
+    def run(arguments: argparse.Namespace) -> int:
+        return int(getattr(importlib.import_module(f"services.mdb.commands.{module}"), name)(arguments))
+
+    return run
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 1000")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return seconds
 
 
 def _fields(parser: argparse.ArgumentParser, *, without: Sequence[str] = ()) -> None:
@@ -103,164 +194,3 @@ def _serve(arguments: argparse.Namespace) -> int:
         app = make_app(store, access, htmx=settings.htmx, sources=sources(dhcp=settings.dhcp, netboot=settings.netboot))
         # Everybody may connect: what a caller may do is decided by who the kernel says it is.
         return serve(app, listen=arguments.listen, mode=0o666, grace_seconds=settings.grace_seconds)
-
-
-def _client(arguments: argparse.Namespace) -> Mdb:
-    from services.mdb.client import SOCKET, Mdb
-
-    return Mdb(arguments.address or SOCKET)
-
-
-def _print_json(answer: msgspec.Struct) -> int:
-    from services.common.codec import encode_json
-
-    print(encode_json(answer).decode())
-    return int(Exit.OK)
-
-
-def _list(arguments: argparse.Namespace) -> int:
-    with _client(arguments) as client:
-        found = client.machines(" ".join(arguments.query))
-    if arguments.json:
-        return _print_json(found)
-    rows = [("HOSTNAME", "IP", "MAC", "TYPE", "ROOM", "RFS", "HFS", "BOOTS", "ALIASES")]
-    rows += [
-        (
-            each.hostname,
-            str(each.ip),
-            each.mac or "-",
-            each.type.value,
-            each.room,
-            str(each.rfs),
-            str(each.hfs),
-            "faulty" if each.faulty else each.pinned or each.channel,
-            " ".join(each.aliases),
-        )
-        for each in found.machines
-    ]
-    _table(rows)
-    return int(Exit.OK)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _show(arguments: argparse.Namespace) -> int:
-    from services.common.codec import to_builtins
-
-    with _client(arguments) as client:
-        machine = client.machine(arguments.machine)
-        history = client.audit(machine.id, limit=20)
-    if arguments.json:
-        return _print_json(machine)
-    plain = to_builtins(machine)
-    assert isinstance(plain, dict)
-    for name, value in plain.items():
-        if name in ("created", "updated"):
-            value = _moment(value)
-        shown = " ".join(value) if isinstance(value, list) else "" if value is None else str(value)
-        print(f"{name:<14} {_one_line(shown)}".rstrip())
-    print()
-    for entry in history.entries:
-        what = _difference(entry.before, entry.after)
-        print(f"{_moment(entry.at)}  {entry.actor} ({entry.origin}) {entry.action.value}: {what}")
-    return int(Exit.OK)
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(sep=" ", timespec="seconds")
-
-
-def _one_line(text: str) -> str:
-    """Text of others, without what could steer the terminal."""
-    return "".join(char if char.isprintable() else " " for char in text)
-
-
-def _difference(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
-    if before is None or after is None:
-        return ", ".join(f"{name} {(after or before or {}).get(name)}" for name in ("hostname", "mac", "ip"))
-    return _one_line(", ".join(f"{name} {before[name]!r} → {after[name]!r}" for name in after))
-
-
-def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The fields on the command line, as the API takes them."""
-    values = {name: getattr(arguments, name, None) for name in (*_EDITABLE, "aliases", "faulty")}
-    given = {name: value for name, value in values.items() if value is not None}
-    if given.get("pinned") == "":
-        given["pinned"] = None
-    return given
-
-
-def _edits(arguments: argparse.Namespace, **what: object) -> Any:
-    import msgspec
-
-    from services.common.codec import convert
-    from services.mdb.schema import Edits
-
-    try:
-        return convert({**what, "dry": arguments.dry_run}, Edits)
-    except msgspec.ValidationError as error:
-        message = str(error).partition(" - at ")[0]
-        raise UsageError("mdb.value", f"{message[:1].lower()}{message[1:]}") from error
-
-
-def _add(arguments: argparse.Namespace) -> int:
-    if arguments.mac is None:
-        raise UsageError("mdb.value", "a machine is known by its MAC address", hint="--mac 52:54:00:12:34:56")
-    edits = _edits(arguments, create=[_given(arguments)])
-    with _client(arguments) as client:
-        return _changed(arguments, [None], client.edit(edits))
-
-
-def _edit(arguments: argparse.Namespace) -> int:
-    patch = _given(arguments)
-    if not patch:
-        raise UsageError("mdb.value", "there is nothing to change", hint="--room alt, --faulty, --alias NAME...")
-    with _client(arguments) as client:
-        before = client.machine(arguments.machine)
-        edits = _edits(arguments, update=[{"id": before.id, "patch": patch, "match": before.revision}])
-        return _changed(arguments, [before], client.edit(edits))
-
-
-def _remove(arguments: argparse.Namespace) -> int:
-    with _client(arguments) as client:
-        gone = [client.machine(name) for name in arguments.machine]
-        edits = _edits(arguments, delete=[{"id": each.id, "match": each.revision} for each in gone])
-        answer = client.edit(edits)
-    if arguments.json:
-        return _print_json(answer)
-    for each in gone:
-        print(f"{'would remove' if arguments.dry_run else 'removed'} {each.hostname} ({each.ip}, {each.mac})")
-    return int(Exit.OK)
-
-
-def _changed(arguments: argparse.Namespace, before: Sequence[Machine | None], answer: Any) -> int:
-    from services.common.codec import to_builtins
-
-    if arguments.json:
-        return _print_json(answer)
-    for old, new in zip(before, answer.machines, strict=True):
-        print(f"{'would be' if arguments.dry_run else 'now'}: {new.hostname}, {new.ip}, {new.mac}")
-        then, now = (to_builtins(each) if each else {} for each in (old, new))
-        assert isinstance(then, dict)
-        assert isinstance(now, dict)
-        for name, value in now.items():
-            if old is not None and value != then[name] and name not in ("revision", "updated"):
-                print(f"  {name}: {_one_line(str(then[name]))} → {_one_line(str(value))}")
-    return int(Exit.OK)
-
-
-def _pools(arguments: argparse.Namespace) -> int:
-    with _client(arguments) as client:
-        found = client.pools()
-    if arguments.json:
-        return _print_json(found)
-    rows = [("TYPE", "RANGE", "SIZE", "USED", "RESTING", "FREE")]
-    for each in found.pools:
-        numbers = (str(number) for number in (each.size, each.used, each.resting, each.free))
-        rows.append((each.type.value, f"{each.first}-{each.last}", *numbers))  # type: ignore[arg-type]
-    _table(rows)
-    return int(Exit.OK)

@@ -4,9 +4,10 @@ A query is words. All of them must hold; a minus before one turns it around.
 
 - `field:value` compares one field: `hostname`, `name` (host name or alias), `mac`, `ip`, `rfs`, `hfs`, `type`, `room`,
   `channel`, `pinned`, `faulty`, `id`. Several values with commas: one of them. `*` is any text, `?` any letter; without
-  them the whole value is meant, so `name:rfs1` is not rfs10.
+  them the whole value is meant, so `name:rfs1` is not rfs10. `hostname:pas-r[01-08]p[01-12]` is a host range
+  (`services.mdb.ranges`).
 - `ip:192.168.0.0/25` is a network, `ip:192.168.0.1-192.168.0.9` a range; `faulty:yes`, `faulty:no`; `pinned:` is none.
-- A word without a field is looked for anywhere in names, MAC, address, room and notes.
+- A word without a field is looked for anywhere in names, MAC, address, room and notes; one with brackets is a range.
 
 Quotes keep a space inside of a word, as in a shell: `notes` are searched by `"no fan"`.
 """
@@ -21,7 +22,10 @@ from ipaddress import IPv4Address, IPv4Network
 from services.common.addresses import Range
 from services.common.errors import UsageError, nearest
 from services.common.names import normal_mac
+from services.mdb.ranges import expand, is_range
 from services.mdb.schema import Machine, MachineType
+
+_COMMA = re.compile(r",(?![^\[]*\])")  # not one in brackets
 
 Test = Callable[[Machine], bool]
 
@@ -45,12 +49,17 @@ def _word(word: str) -> Test:
         word = word[1:]
     field, colon, value = word.partition(":")
     # A MAC address has colons too, and no field is called like a part of one.
-    test = _field(field, value.split(",")) if colon and not re.fullmatch(r"[0-9A-Fa-f]{2}", field) else _anywhere(word)
+    test = (
+        _field(field, _COMMA.split(value)) if colon and not re.fullmatch(r"[0-9A-Fa-f]{2}", field) else _anywhere(word)
+    )
     return (lambda machine: not test(machine)) if turned else test
 
 
 def _anywhere(word: str) -> Test:
     wanted = word.lower()
+    if is_range(wanted):
+        names = frozenset(expand(wanted))
+        return lambda machine: not names.isdisjoint((machine.hostname, *machine.aliases))
     try:
         mac = normal_mac(word)
     except ValueError:
@@ -77,6 +86,9 @@ def _field(field: str, values: Sequence[str]) -> Test:
 
 def _text(texts: Callable[[Machine], Sequence[str]]) -> Callable[[str], Test]:
     def make(value: str) -> Test:
+        if is_range(value):
+            names = frozenset(expand(value.lower()))
+            return lambda machine: not names.isdisjoint(texts(machine))
         parts = ({"*": ".*", "?": "."}.get(part, re.escape(part)) for part in re.split(r"([*?])", value.lower()))
         pattern = re.compile("".join(parts), re.DOTALL)
         return lambda machine: any(pattern.fullmatch(text) for text in texts(machine))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from services.common import main
 from tests.common.service_rig import Service, activated
 
 MDB = [sys.executable, "-m", "services.common.main", "mdb", "serve"]
 CONFIGURATION = """
 database = "{database}"
 reserved = ["192.168.1.254=gw"]
-
+"""
+POOLS = """
 [pools.user]
 range = "192.168.0.1-192.168.0.200"
 network = "192.168.0.0/23"
@@ -25,11 +28,19 @@ network = "192.168.0.0/23"
 
 
 @contextlib.contextmanager
-def serving(folder: Path, database: str) -> Iterator[Service]:
-    """mdb over a database, ready to answer."""
+def serving(folder: Path, database: str, *, pools: bool = True) -> Iterator[Service]:
+    """mdb over a database, ready to answer; without `pools` every address is written down."""
     file = folder / "mdb.toml"
-    file.write_text(CONFIGURATION.format(database=database))
+    file.write_text(CONFIGURATION.format(database=database) + (POOLS if pools else ""))
     (folder / "service.sock").unlink(missing_ok=True)
     (folder / "notify").unlink(missing_ok=True)
     with activated(folder, [*MDB, "--config", str(file)]) as service:
         yield service
+
+
+def command(*words: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of `backline mdb`."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main.backline(["mdb", *words])
+    return code, out.getvalue(), err.getvalue()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from services.common import main
-from services.common.errors import BacklineError, Exit
+from services.common.errors import BacklineError
 from services.common.feed.client import Follower
 from services.common.problem import RemoteError
 from services.common.process import run
@@ -44,14 +42,6 @@ def new(number: int) -> NewMachine:
     return NewMachine(
         hostname=f"p{number:04}", mac=f"52:54:00:00:{number >> 8:02x}:{number & 255:02x}", type=MachineType.USER
     )
-
-
-def command(*words: str) -> tuple[int, str, str]:
-    """Exit code, output and errors of `backline mdb`."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main.backline(["mdb", *words])
-    return code, out.getvalue(), err.getvalue()
 
 
 def test_what_is_written_is_found(mdb: Service) -> None:
@@ -200,35 +190,3 @@ def test_switches_settings_and_codes_are_changed_over_http(mdb: Service) -> None
             "codes",
             "machines",
         ]
-
-
-def test_the_command_adds_shows_changes_and_removes(mdb: Service) -> None:
-    there = ("--address", mdb.unix)
-    assert command("add", "gw", "--mac", "525400000001", "--type", "service", "--alias", "mdb", *there)[0] == 0
-    code, out, _ = command("edit", "mdb", "--room", "alt", "--dry-run", *there)
-    assert (code, "would be: gw" in out, "room: other → alt" in out) == (0, True, True)
-    command("edit", "mdb", "--faulty", "--faulty-reason", "no fan", *there)
-    code, out, _ = command("show", "mdb", *there)
-    assert "faulty_reason  no fan" in out
-    assert "root (local) updated: faulty False → True, faulty_reason '' → 'no fan'" in out
-    assert "faulty" in command("list", "faulty:yes", *there)[1]
-    assert "removed gw" in command("rm", "gw", *there)[1]
-    code, _, err = command("show", "gw", *there)
-    assert (code, "there is no machine gw" in err) == (Exit.MISSING, True)
-
-
-@pytest.mark.parametrize(
-    ("words", "why"),
-    [
-        (("add", "a_b", "--mac", "525400000001"), "underscore"),
-        (("add", "a"), "MAC address"),
-        (("add", "a", "--mac", "nonsense"), "no MAC address"),
-        (("edit", "gw"), "nothing to change"),
-        (("list", "hostnam:x"), "no field"),
-    ],
-)
-def test_a_mistake_is_one_line(mdb: Service, words: tuple[str, ...], why: str) -> None:
-    code, out, err = command(*words, "--address", mdb.unix)
-    assert (code != 0, out) == (True, "")
-    assert why in err
-    assert "Traceback" not in err

@@ -63,6 +63,11 @@ def machine(**more: Any) -> Machine:
         "rfs:1 hfs:2",
         '"no fan"',
         "-alt",
+        "hostname:pas-r[01-08]p[01-12]",
+        "name:gw,rfs[0,1]",
+        "pas-r[01-02]p[02,04]",
+        "rfs[0-3]",
+        "-pas-r[01-02]p[03,04]",
     ],
 )
 def test_what_finds_it(query: str) -> None:
@@ -84,6 +89,8 @@ def test_what_finds_it(query: str) -> None:
         "pas alt",
         "pinned:?*",
         "mac:52:54:00:ab:cd:ee",
+        "hostname:rfs[0-3]",
+        "pas-r[1-2]p[2-4]",
     ],
 )
 def test_what_does_not_find_it(query: str) -> None:
@@ -100,6 +107,8 @@ def test_what_does_not_find_it(query: str) -> None:
         ("faulty:maybe", "neither"),
         ("mac:nonsense", "no MAC"),
         ('"open', "quote"),
+        ("hostname:p[1-", "bracket"),
+        ("p[3-1]", "before it begins"),
     ],
 )
 def test_what_is_not_understood_is_told(query: str, why: str) -> None:
