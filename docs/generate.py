@@ -485,6 +485,33 @@ def openapi_of_hostd() -> dict[str, object]:
     return openapi.document(make_app(store, journal_groups=[]).operations, title="hostd", version="")
 
 
+def openapi_of_dhcp() -> dict[str, object]:
+    """The document that the DHCP service serves as /openapi.json."""
+    from services.common import openapi
+    from services.dhcp.app import make_app
+    from services.dhcp.apply import Applier
+    from services.dhcp.kea import Kea
+    from services.dhcp.schema import Settings
+    from services.dhcp.store import Store
+
+    settings = Settings()
+    store = Store(settings, Applier(settings, Kea(settings.kea)), None)
+    return openapi.document(make_app(store).operations, title="dhcp", version="")
+
+
+def _dhcp_parser() -> argparse.ArgumentParser:
+    from services.dhcp import cli
+
+    return cli.parser("backline dhcp")
+
+
+def _dhcp_settings() -> str:
+    from services.common import settings
+    from services.dhcp.schema import Settings
+
+    return settings.reference(Settings, "dhcp")
+
+
 def openapi_of_mdb() -> dict[str, object]:
     """The document that mdb serves as /openapi.json."""
     from services.common import openapi
@@ -654,6 +681,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "build-commands": lambda: command_text(_builder_parser(), depth=3),
     "build-settings": _settings,
     "check-elsewhere": _elsewhere,
+    "dhcp-commands": lambda: command_text(_dhcp_parser(), depth=3),
+    "dhcp-routes": lambda: _routes(openapi_of_dhcp()),
+    "dhcp-settings": _dhcp_settings,
     "dns-commands": lambda: command_text(_dns_parser(), depth=3),
     "dns-routes": lambda: _routes(openapi_of_dns()),
     "dns-settings": _dns_settings,

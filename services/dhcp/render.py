@@ -8,11 +8,13 @@ that a subnet requires are evaluated after that choice). What it may say:
 
 - option 93, its architecture (RFC 4578 and IANA's registry): 0 BIOS, 7 and 9 UEFI x86-64, 16 the same over HTTP.
 - option 60 beginning with HTTPClient: UEFI HTTP boot, which believes only an answer that says so too (UEFI 2.10, 24.7).
-- option 77: "iPXE" of every iPXE, or "backline" of one whose script says so (autoexec.ipxe beside the UEFI binaries).
-- option 175, iPXE's own: a list of what it can do (iPXE, include/ipxe/features.h). Debian's iPXE for BIOS cannot be
-  told a name, and all builds of Debian's say version 1.0.0; but it can do HTTPS, and ROMs of cards and of QEMU cannot.
+- option 77: "iPXE" of every iPXE, or "backline" of one that a script has told so. The UEFI builds of Debian's look for
+  autoexec.ipxe beside themselves (over TFTP and HTTP; seen with OVMF), and ours says that.
+- option 175, iPXE's own: a list of what it can do (iPXE, include/ipxe/features.h). The BIOS build looks for no script,
+  nor does a UEFI one that another iPXE has chained, and all of Debian's builds say version 1.0.0: none of that tells
+  them from a card's ROM. But they can do HTTPS, and ROMs of cards and of QEMU cannot.
 
-References: Kea's manual, "Client Classification"; peers of ours that went this way before: machine-facts of PXE.
+Reference: Kea's manual, "Client Classification".
 """
 
 from __future__ import annotations

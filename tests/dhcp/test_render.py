@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.dhcp.machines import Choice, Machine, choose
-from services.dhcp.render import cards, render
+from services.dhcp.render import USER_CLASS, cards, render
 from services.dhcp.schema import NetworkSettings, Settings
 from tests.dhcp.halls import ALIENS, CARDS, HALL, SETTINGS, machine
 from tests.dhcp.rig import reservations
@@ -87,6 +88,13 @@ def test_every_chosen_machine_is_reserved_its_address(numbers: list[int]) -> Non
 def test_no_text_of_a_hall_breaks_the_configuration(text: str) -> None:
     settings = msgspec.structs.replace(SETTINGS, domain=text, search=[text])
     json.loads(render(settings, Choice({}), CARDS))
+
+
+def test_the_script_beside_our_ipxe_makes_it_call_itself_ours() -> None:
+    script = Path(__file__).parents[2] / "images/gw/mkosi.extra/usr/lib/ipxe/autoexec.ipxe"
+    lines = script.read_text().splitlines()
+    assert lines[0] == "#!ipxe"
+    assert lines[-2:] == [f"set user-class {USER_CLASS}", "autoboot"]
 
 
 def test_a_hall_without_aliens_serves_the_others() -> None:
