@@ -385,8 +385,10 @@ class Lab:
                     return int(line.split()[1]) / 1e6
         return 0.0
 
-    def add_seat(self, name: str, *, qemu: bool = False, segment: str = "", version: str = "") -> Node:
-        """A seat more, powered on and up: on a switch of the lab, with whatever address DHCP has left.
+    def add_seat(
+        self, name: str, *, qemu: bool = False, segment: str = "", version: str = "", stranger: bool = False
+    ) -> Node:
+        """A seat more, powered on and up: on a switch of the lab, a machine of mdb unless it is a `stranger`.
 
         Raises UsageError("lan.node") when there is a node of that name.
         """
@@ -395,7 +397,13 @@ class Lab:
         switches = [each for each, what in self.topology.segments.items() if what.address is None]
         nic = topology.Nic(segment=segment or switches[-1])
         spec = topology.Node(
-            role="nfsroot", seat=True, nics=[nic], version=version, backend="qemu" if qemu else "nspawn", off=True
+            role="nfsroot",
+            seat=True,
+            nics=[nic],
+            version=version,
+            backend="qemu" if qemu else "nspawn",
+            stranger=stranger,
+            off=True,
         )
         nodes = {**self.topology.nodes, name: spec}
         self.topology = topology.check(msgspec.structs.replace(self.topology, nodes=nodes))
