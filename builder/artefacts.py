@@ -8,19 +8,22 @@ files. The compression was chosen by measuring: docs/decisions/erofs-compression
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from builder.recipe import Recipe
 from builder.sandbox import Environment, Sandbox
-from services.common.errors import BacklineError
+from services.common.errors import BacklineError, HostError
+from services.common.process import ProcessFailed, explain_exit, replay_line
 
 # A seat reads its root over the network, where bytes count; a server from its own disk, where time counts, and a kernel
 # before 6.10 can read lz4 only.
 SEAT_COMPRESSION = ("-zzstd,3", "-C65536")
 SERVER_COMPRESSION = ("-zlz4", "-C65536")
 _LABEL = "backline-root"
+_FULL = "No space left on device"
 
 
 def _run(
@@ -32,7 +35,22 @@ def _run(
         writable={out: "/out"},
         environment=environment,
     )
-    return sandbox.run(argv, variables=environment.variables(epoch)).stdout
+    if argv[0] == "mkfs.erofs":  # 1.8.6 says that the disk is full, and then waits for itself for ever
+        done = sandbox.run_until(argv, _FULL, variables=environment.variables(epoch))
+    else:
+        done = sandbox.run(argv, variables=environment.variables(epoch), check=False)
+    if done.returncode != 0 and (_FULL in done.stderr or _room(out) < 1 << 20):  # some call it an I/O error
+        hint = f"`build gc` deletes what nobody uses; `df {out}` shows the disk"
+        raise HostError("store.full", "no space left on the disk", where=str(out), hint=hint)
+    if done.returncode != 0:
+        raise ProcessFailed(done, explain_exit(done.returncode), replay_line(done.argv, cwd=None, env=None))
+    return done.stdout
+
+
+def _room(folder: Path) -> int:
+    """Bytes that can still be written there."""
+    info = os.statvfs(folder)
+    return info.f_bavail * info.f_frsize
 
 
 def make_erofs(

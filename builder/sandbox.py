@@ -22,6 +22,8 @@ from services.common.process import Completed
 SANDBOX_PROGRAM = "usr/lib/python3/dist-packages/mkosi/sandbox.py"
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
+# A Python without a locale would set LC_CTYPE for what it starts (PEP 538).
+_OUTSIDE = {"PATH": PATH, "LC_ALL": "C.UTF-8"}
 # Runs as the first process of the namespaces: what a mount table cannot express.
 _INIT = 'umask "$1"; hostname "$2"; shift 2; exec "$@"'
 
@@ -82,9 +84,23 @@ class Sandbox:
     ) -> Completed:
         """Run `argv` inside, with `variables` as its whole environment. Raises ProcessFailed as `process.run` does."""
         words = self.argv(argv, variables=variables, chdir=chdir)
-        # A Python without a locale would set LC_CTYPE for what it starts (PEP 538).
-        outside = {"PATH": PATH, "LC_ALL": "C.UTF-8"}
-        return process.run(words, env=outside, stdout=stdout, stderr=stderr, check=check)
+        return process.run(words, env=_OUTSIDE, stdout=stdout, stderr=stderr, check=check)
+
+    def run_until(self, argv: Sequence[str | Path], said: str, *, variables: Mapping[str, str]) -> Completed:
+        """Run `argv` inside, and kill it as soon as it says `said` on stderr: for what fails, says so, and goes on.
+
+        Returns how it ended, well or not.
+        """
+        words = self.argv(argv, variables=variables)
+        with process.spawn(words, env=_OUTSIDE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as program:
+            assert program.stderr is not None
+            lines = []
+            for line in program.stderr:
+                lines.append(line.decode(errors="replace"))
+                if said in lines[-1]:
+                    program.kill()
+            code = program.wait()
+        return Completed(tuple(words), code, "", "".join(lines))
 
     def argv(self, argv: Sequence[str | Path], *, variables: Mapping[str, str], chdir: str = "/") -> list[str]:
         """The whole command line that runs `argv` inside."""
