@@ -21,7 +21,7 @@ from starlette.responses import Response
 from netboot import scripts
 from netboot.aliens import Strangers
 from netboot.boots import Asked, Boots
-from netboot.callers import machine_of, origin_of
+from netboot.callers import machine_of, named, origin_of
 from netboot.committer import Committer
 from netboot.limits import Limit
 from netboot.machines import Machines
@@ -158,7 +158,7 @@ class Answers:
 
     async def claim(self, request: Request) -> Credentials:
         """The credentials of a boot: once, soon, and to its own address."""
-        origin, id = origin_of(request), request.path_params["id"]
+        origin, id = origin_of(request), named(request, "id")
         if not self._allows(self._claims, origin, "credentials"):
             raise BusyError("rate.address", "too many claims from this address")
         if self.tokens is None:
@@ -176,7 +176,7 @@ class Answers:
 
     async def report(self, request: Request) -> None:
         """How far a boot is, and its ssh host key; with the boot's own token."""
-        id = request.path_params["id"]
+        id = named(request, "id")
         machine_of(request, id)
         report = await read_body(request, Report)
         boot = await asyncio.to_thread(self.boots.report, id, report)

@@ -6,7 +6,7 @@ from starlette.requests import Request
 
 from netboot.store import Actor
 from services.common.access import Role, access_of, require
-from services.common.errors import AccessError
+from services.common.errors import AccessError, MissingError
 
 
 def origin_of(request: Request) -> str:
@@ -32,3 +32,11 @@ def machine_of(request: Request, boot: str) -> None:
     caller = require(request)
     if caller.machine is None or caller.boot != boot:
         raise AccessError("auth.denied", "only the machine itself reports on its boot, with that boot's own token")
+
+
+def named(request: Request, parameter: str) -> str:
+    """A part of the path that names something. Raises MissingError for text that no name can be."""
+    text = str(request.path_params[parameter])
+    if "\0" in text:
+        raise MissingError("name.unknown", "nothing has such a name")
+    return text

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from netboot.aliens import Strangers
 from netboot.boots import Boots
-from netboot.callers import reader, writer
+from netboot.callers import named, reader, writer
 from netboot.schema import (
     RFS_MAX,
     Aliens,
@@ -65,7 +65,7 @@ class Management:
     async def remove_version(self, request: Request) -> None:
         """Forget a version that no channel, pin, server or running machine uses."""
         writer(request)
-        await asyncio.to_thread(self.store.remove_version, request.path_params["version"])
+        await asyncio.to_thread(self.store.remove_version, named(request, "version"))
 
     async def holdings(self, request: Request) -> Holdings:  # noqa: ARG002
         """Which root file server has confirmed which version."""
@@ -74,12 +74,12 @@ class Management:
     async def hold(self, request: Request) -> Holding:
         """A root file server holds a version, whole and verified."""
         writer(request)
-        return await asyncio.to_thread(self.store.hold, _rfs(request), request.path_params["version"])
+        return await asyncio.to_thread(self.store.hold, _rfs(request), named(request, "version"))
 
     async def release(self, request: Request) -> None:
         """A root file server holds a version no longer."""
         writer(request)
-        await asyncio.to_thread(self.store.release, _rfs(request), request.path_params["version"])
+        await asyncio.to_thread(self.store.release, _rfs(request), named(request, "version"))
 
     # Channels
 
@@ -91,23 +91,23 @@ class Management:
         """Move a channel's pointer, for good or until it is not committed in time."""
         actor = writer(request)
         new = await read_body(request, NewPointer)
-        return await asyncio.to_thread(self.store.set_channel, actor, request.path_params["name"], new)
+        return await asyncio.to_thread(self.store.set_channel, actor, named(request, "name"), new)
 
     async def commit_channel(self, request: Request) -> Channel:
         """Keep what a channel points to."""
         actor = writer(request)
         move = await read_body(request, Move)
-        return await asyncio.to_thread(self.store.commit_channel, actor, request.path_params["name"], move)
+        return await asyncio.to_thread(self.store.commit_channel, actor, named(request, "name"), move)
 
     async def revert_channel(self, request: Request) -> Channel:
         """Point a channel to what it pointed to before."""
         actor = writer(request)
         move = await read_body(request, Move)
-        return await asyncio.to_thread(self.store.revert_channel, actor, request.path_params["name"], move)
+        return await asyncio.to_thread(self.store.revert_channel, actor, named(request, "name"), move)
 
     async def channel_history(self, request: Request) -> ChannelHistory:
         """Who moved a channel, when and why; the newest first."""
-        changes = await asyncio.to_thread(self.store.channel_history, request.path_params["name"])
+        changes = await asyncio.to_thread(self.store.channel_history, named(request, "name"))
         return ChannelHistory(changes=changes)
 
     # Pins
@@ -120,12 +120,12 @@ class Management:
         """Have a room or type boot one version, whatever its channels say."""
         actor = writer(request)
         new = await read_body(request, NewPin)
-        return await asyncio.to_thread(self.store.pin, actor, _kind(request), request.path_params["value"], new)
+        return await asyncio.to_thread(self.store.pin, actor, _kind(request), named(request, "value"), new)
 
     async def unpin(self, request: Request) -> None:
         """Take a pin away."""
         writer(request)
-        await asyncio.to_thread(self.store.unpin, _kind(request), request.path_params["value"])
+        await asyncio.to_thread(self.store.unpin, _kind(request), named(request, "value"))
 
     # Boots
 
@@ -139,7 +139,7 @@ class Management:
     async def one_boot(self, request: Request) -> Boot:
         """One boot by its id."""
         reader(request)
-        return await asyncio.to_thread(self.boots.one, request.path_params["id"])
+        return await asyncio.to_thread(self.boots.one, named(request, "id"))
 
     async def bootlogs(self, request: Request) -> Bootlogs:
         """What failing initrds sent, the newest first."""
@@ -160,7 +160,7 @@ class Management:
     async def why(self, request: Request) -> WhyAnswer:
         """What a machine boots and why, from its record in mdb to its last boot."""
         reader(request)
-        return await self._why.explain(request.path_params["name"])
+        return await self._why.explain(named(request, "name"))
 
     def _machine(self, text: str | None) -> int | None:
         if text is None:

@@ -26,7 +26,7 @@ def about(text: str) -> Meta:
 VersionId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
 Label = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 RootHash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
-Why = Annotated[str, Meta(max_length=500)]
+Why = Annotated[str, Meta(max_length=500, pattern=r"^[^\x00]*$")]
 BootId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
 
 
@@ -75,7 +75,7 @@ class NewVersion(Strict, frozen=True, kw_only=True):
     role: Annotated[Label, about("The image that it is a version of.")] = "nfsroot"
     root_hash: Annotated[RootHash, about("dm-verity's root hash of its root.erofs.")]
     options: Annotated[str, Meta(max_length=OPTIONS_MAX), about("Further words for the kernel's command line.")] = ""
-    size: Annotated[int, Meta(ge=0), about("Bytes of its files.")] = 0
+    size: Annotated[int, Meta(ge=0, le=2**62), about("Bytes of its files.")] = 0
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2
 import pytest
@@ -68,9 +69,9 @@ def test_the_service_serves_that_document(service: Service) -> None:
     phases=[Phase.generate],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture],
 )
-def test_every_operation_answers_as_documented(case: schemathesis.Case, service: Service) -> None:
+def test_every_operation_answers_as_documented(case: schemathesis.Case[Any], service: Service) -> None:
     # Names have rules that a pattern does not say (422 with words), and /healthz is right to fail: mdb is not there.
     # What /register cannot use is told on the machine's screen, in a script.
-    special = {"/healthz": [not_a_server_error], "/register": [negative_data_rejection]}
-    excluded = [positive_data_acceptance, *special.get(case.path, [])]
+    special: dict[str, list[Any]] = {"/healthz": [not_a_server_error], "/register": [negative_data_rejection]}
+    excluded: list[Any] = [positive_data_acceptance, *special.get(case.path, [])]
     case.call_and_validate(base_url=service.http, excluded_checks=excluded)
