@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 SILENCE_SECONDS = 3 * KEEP_ALIVE_SECONDS
 STALE_SECONDS = 60.0
+MEMORY_SECONDS = 1.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.2, 10.0
 
 Key = tuple[str, str]
@@ -136,6 +137,7 @@ class Follower:
         self._client = client or self._plain
         self._heard = time.monotonic()
         self._problem: BacklineError | None = None
+        self._writing: asyncio.Task[None] | None = None
 
     # Health
 
@@ -168,6 +170,14 @@ class Follower:
     async def batches(self) -> AsyncIterator[Batch]:
         """State and changes, for ever. Only what the feed can never serve is raised: RemoteError of a refusal."""
         self.recall()
+        try:
+            async for batch in self._batches():
+                yield batch
+        finally:
+            if self._writing is not None:
+                self._writing.cancel()
+
+    async def _batches(self) -> AsyncIterator[Batch]:
         first, wait = True, _FIRST_WAIT
         while True:
             try:
@@ -178,7 +188,7 @@ class Follower:
                         assert self.state.position is not None
                         yield Batch(self.state.records, told, self.state.position, first)
                         first = False
-                    self._remember()
+                    await self._remember_now_and_then()
                 logger.info("the feed of %s ended, coming back", self.endpoint)
             except RemoteError as error:
                 if error.problem.status < 500 and error.problem.status not in (408, 409, 423, 429):
@@ -263,26 +273,40 @@ class Follower:
         if self.memory is not None and (kept := _recalled(self.memory)) is not None and kept.topics == self.topics:
             self.state.records, self.state.position = kept.records, kept.position
 
-    def _remember(self) -> None:
-        """Write the state down, whole or not at all. Raises HostError("feed.memory")."""
+    async def _remember_now_and_then(self) -> None:
+        """Write the state down, once `MEMORY_SECONDS` after it has changed: an import is a hundred batches.
+
+        An older state is as good: from its position the feed tells the rest. Raises HostError("feed.memory").
+        """
         if self.memory is None:
             return
-        content = json.dumps(
-            {
-                "topics": list(self.topics),
-                "position": str(self.state.position),
-                "records": [[*key, record] for key, record in self.state.records.items()],
-            }
-        )
-        aside = self.memory.with_name(f"{self.memory.name}.new")
-        try:
-            with aside.open("w") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(self.memory)
-        except OSError as error:
-            raise HostError("feed.memory", f"the state cannot be kept: {error.strerror}", where=str(aside)) from error
+        if self._writing is not None:
+            if not self._writing.done():
+                return
+            self._writing.result()
+        self._writing = asyncio.create_task(self._remember(self.memory), name=f"memory of {self.endpoint}")
+
+    async def _remember(self, memory: Path) -> None:
+        await asyncio.sleep(MEMORY_SECONDS)
+        kept = {
+            "topics": list(self.topics),
+            "position": str(self.state.position),
+            "records": [[*key, record] for key, record in self.state.records.items()],
+        }
+        await asyncio.to_thread(_write_whole, memory, msgspec.json.encode(kept))
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all. Raises HostError("feed.memory")."""
+    aside = path.with_name(f"{path.name}.new")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        raise HostError("feed.memory", f"the state cannot be kept: {error.strerror}", where=str(aside)) from error
 
 
 @dataclass(frozen=True)
