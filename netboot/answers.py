@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from netboot.aliens import Strangers
 from netboot.boots import Asked, Boots
 from netboot.callers import machine_of, named, origin_of
 from netboot.committer import Committer
-from netboot.limits import Limit
 from netboot.machines import Machines
 from netboot.schema import BootlogQuery, Credentials, Outcome, RegisterQuery, Report, Settings
 from netboot.scripts import Place
@@ -32,6 +30,7 @@ from services.common.codec import convert
 from services.common.edge import BODY_SECONDS, read_body, read_query
 from services.common.errors import BacklineError, BusyError, HostError, MissingError, UsageError
 from services.common.names import normal_mac
+from services.common.rate import Rate
 from services.common.tokens import Tokens
 from services.mdb.client import AsyncMdb
 from services.mdb.schema import Registration
@@ -57,11 +56,11 @@ class Answers:
         self.strangers = Strangers(boots.store.clock)
         self.committer = Committer(boots.answer)
         self._gateways = [(IPv4Network(net), gw) for net, _, gw in (t.partition("=") for t in settings.gateways)]
-        self._boots = Limit(burst=20, per_second=1.0, clock=time.monotonic)
-        self._claims = Limit(burst=10, per_second=0.5, clock=time.monotonic)
-        self._logs = Limit(burst=5, per_second=0.1, clock=time.monotonic)
-        self._registrations = Limit(burst=5, per_second=0.1, clock=time.monotonic)
-        self._all_registrations = Limit(burst=60, per_second=2.0, clock=time.monotonic)
+        self._boots = Rate(burst=20, per_minute=60)
+        self._claims = Rate(burst=10, per_minute=30)
+        self._logs = Rate(burst=5, per_minute=6)
+        self._registrations = Rate(burst=5, per_minute=6)
+        self._all_registrations = Rate(burst=60, per_minute=120)
         self._given = Counter("backline_netboot_answers", "Scripts by what they say", ["outcome"], registry=registry)
         self._limited = Counter("backline_netboot_limited", "Refused for asking too often", ["what"], registry=registry)
         self._refused_claims = Counter(
@@ -195,8 +194,8 @@ class Answers:
         boot = await asyncio.to_thread(self.boots.log, asked.boot, origin, content)
         logger.warning("%s could not boot %s: %s", boot.hostname, boot.version, boot.stage_detail)
 
-    def _allows(self, limit: Limit, key: str, what: str) -> bool:
-        allowed = key == LOCAL or limit.allows(key)
+    def _allows(self, limit: Rate, key: str, what: str) -> bool:
+        allowed = key == LOCAL or limit.allow(key)
         if not allowed:
             self._limited.labels(what=what).inc()
         return allowed

@@ -59,6 +59,7 @@ logger = logging.getLogger(__name__)
 
 REVERT_SECONDS = 5.0
 PRUNE_SECONDS = 600.0
+FEED_SECONDS = 0.2
 REFUSED_SECONDS = 10.0
 
 _CHANGING = [401, 403, 404, 409, 422]
@@ -72,7 +73,7 @@ def make_app(store: Store, follower: Follower, settings: Settings, access: Acces
     answers = Answers(boots, settings, access.tokens, registry)
     why = Why(boots, answers.strangers, follower, dhcp=settings.dhcp)
     management = Management(boots, answers.strangers, why, domain=settings.domain)
-    feed = Feed(store.database, outbox, boots.source, topics=TOPICS)
+    feed = Feed(store.database, outbox, boots.source, topics=TOPICS, pause=FEED_SECONDS)
 
     async def fresh() -> None:
         await follower.fresh()

@@ -39,6 +39,7 @@ BOOTS_KEPT = 100
 LOGS_KEPT = 5
 """Logs of one boot that are kept; more are refused."""
 LOG_CHARACTERS = 256 * 1024
+_INSERT = BootRow.__table__.insert()  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Boots:
                 )
                 answers.append(Answered(secrets.token_hex(16), each.machine, decision))
             rows = [_columns(answer, each.asked_from, now) for answer, each in zip(answers, asked, strict=True)]
-            session.execute(insert(BootRow), rows)
+            session.connection().execute(_INSERT, rows)
             outbox.append(session, [_told(_struct(row)) for row in rows])
         return answers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -129,6 +130,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         aliens = Range.parse(settings.aliens) if settings.aliens else None
     except ValueError as error:
         raise InputError("settings.invalid", f"aliens: {error}") from error
+    # The thread that writes boot records holds up the loop for this long at most, and not Python's usual 5 ms.
+    sys.setswitchinterval(0.001)
     machines = Machines()
     groups = {Role.ROOT: settings.writer_groups, Role.ORGANIZER: settings.reader_groups}
     access = Access(settings.access, groups=groups, tokens=Tokens.of_this_service())

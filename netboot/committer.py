@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from netboot.boots import Answered, Asked
 
 GROUP = 200
+GATHER_SECONDS = 0.003
+"""How long the first of a group waits for others: a transaction costs more than what it writes."""
 
 
 class Committer:
@@ -32,6 +34,7 @@ class Committer:
 
     async def _work(self) -> None:
         while self._waiting:
+            await asyncio.sleep(GATHER_SECONDS)
             group, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
             try:
                 answers = await asyncio.to_thread(self._write, [asked for asked, _ in group])

@@ -95,12 +95,14 @@ class Store:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A transaction that writes, alone: by the feed's counter, and in this process already by a lock.
+        """A transaction that writes, alone.
 
-        SQLite's own queue looks every 100 ms whether it is its turn.
+        SQLite has one writer, but its queue looks only every 100 ms whether it is its turn: in this process, a lock is
+        the queue. On PostgreSQL the feed's counter keeps the others out.
         """
         with self._writing, self.database.write() as session:
-            outbox.lock(session)
+            if not self.database.is_sqlite:
+                outbox.lock(session)
             yield session
 
     # Versions and who holds them
@@ -348,7 +350,8 @@ class Store:
 
     def current(self, session: Session) -> Pointers:
         """What the tables say in this transaction."""
-        changes = session.scalar(select(StateRow.changes).where(StateRow.name == _STATE)) or 0
+        # Once a group of boots: by the driver, which takes a fifth of the time.
+        (changes,) = session.connection().exec_driver_sql(f"SELECT changes FROM state WHERE name = '{_STATE}'").one()
         held, pointers = self._held
         if changes != held:
             pointers = rows.pointers(session)

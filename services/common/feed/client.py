@@ -176,6 +176,7 @@ class Follower:
         finally:
             if self._writing is not None:
                 self._writing.cancel()
+                self._writing = None
 
     async def _batches(self) -> AsyncIterator[Batch]:
         first, wait = True, _FIRST_WAIT

@@ -99,13 +99,19 @@ class _Ring:
 
 
 class Feed:
-    """A feed of a running service. `run` is part of the application's lifespan; `subscribe` is a handler."""
+    """A feed of a running service. `run` is part of the application's lifespan; `subscribe` is a handler.
 
-    def __init__(self, database: Database, outbox: Outbox, source: Source, *, topics: frozenset[str]) -> None:
+    `pause` is how many seconds the log is left alone after news, for an owner that writes hundreds of times a second.
+    """
+
+    def __init__(
+        self, database: Database, outbox: Outbox, source: Source, *, topics: frozenset[str], pause: float = 0.0
+    ) -> None:
         self.database = database
         self.outbox = outbox
         self.source = source
         self.topics = topics
+        self.pause = pause
         self._ring: _Ring | None = None
         self._grown = asyncio.Event()  # set, and replaced, when the ring has grown
         self._watcher: asyncio.Task[None] | None = None
@@ -258,6 +264,7 @@ class Feed:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await self._wake.wait()
+            await asyncio.sleep(self.pause)
 
     async def _read_some(self) -> bool:
         """Take new changes into the ring. True when there may be more."""
