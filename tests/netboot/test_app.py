@@ -213,7 +213,8 @@ def test_machines_boot_while_mdb_is_down_and_netboot_says_how_old_its_word_is(tm
             servers(mdb)
             hall = settle(Hall(both, 1), mdb)
             publish(client)
-        until(lambda: hall.name in (tmp_path / "netboot" / "mdb.json").read_text())
+        memory = tmp_path / "netboot" / "mdb.json"
+        until(lambda: memory.exists() and hall.name in memory.read_text())
         assert both.netboot.stop() == 0
     with serving(tmp_path, f"sqlite:///{tmp_path}/netboot.db", both.mdb.unix) as netboot:
         assert "kernel http" in ask(netboot, f"/boot/{hall.mac}", origin=hall.ip).text
