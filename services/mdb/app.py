@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,6 +63,7 @@ from services.mdb.store import MACHINES, TOPICS, Create, Delete, Edit, Store, Up
 
 T = TypeVar("T")
 
+ID_MAX = 2**63 - 1  # of a BIGINT
 BULK_BYTES = 16 * 1024 * 1024
 
 
@@ -80,7 +82,9 @@ class Mdb:
     async def machine(self, request: Request) -> Response:
         """One machine by id, or by exact name, MAC or address; its ETag is what If-Match wants."""
         name = request.path_params["name"]
-        return _tagged(await asyncio.to_thread(self.store.machine, int(name) if name.isdigit() else name))
+        return _tagged(
+            await asyncio.to_thread(self.store.machine, int(name) if re.fullmatch(r"[0-9]{1,18}", name) else name)
+        )
 
     async def create(self, request: Request) -> Response:
         """Add a machine."""
@@ -93,13 +97,13 @@ class Mdb:
         """Change a machine; with If-Match, only while it is as the caller last saw it."""
         actor = writer(request)
         patch = await read_body(request, MachinePatch)
-        id, match = int(request.path_params["id"]), _match(request)
+        id, match = id_of(request), _match(request)
         return _tagged(await asyncio.to_thread(self.store.update, actor, id, patch, match=match))
 
     async def delete(self, request: Request) -> None:
         """Remove a machine; its address rests before it is given again."""
         actor = writer(request)
-        await asyncio.to_thread(self.store.delete, actor, int(request.path_params["id"]), match=_match(request))
+        await asyncio.to_thread(self.store.delete, actor, id_of(request), match=_match(request))
 
     async def edit(self, request: Request) -> Edited:
         """Many edits, all of them or none; with `dry`, only told."""
@@ -147,7 +151,7 @@ class Mdb:
     async def code(self, request: Request) -> Code:
         """A code with which this machine registers again: shown once, good once, for 15 minutes."""
         actor = writer(request)
-        return await asyncio.to_thread(self.store.make_code, actor, int(request.path_params["id"]))
+        return await asyncio.to_thread(self.store.make_code, actor, id_of(request))
 
     async def register(self, request: Request) -> Response:
         """A machine that boots registers itself, or again with a code; netboot asks for it.
@@ -164,7 +168,7 @@ class Mdb:
 
     async def switch(self, request: Request) -> Response:
         """One switch; its ETag is what If-Match wants."""
-        return _tagged(await asyncio.to_thread(self.store.switch, int(request.path_params["id"])))
+        return _tagged(await asyncio.to_thread(self.store.switch, id_of(request)))
 
     async def create_switch(self, request: Request) -> Response:
         """Add a switch."""
@@ -176,13 +180,13 @@ class Mdb:
         """Change a switch; with If-Match, only while it is as the caller last saw it."""
         actor = writer(request)
         patch = await read_body(request, SwitchPatch)
-        id, match = int(request.path_params["id"]), _match(request)
+        id, match = id_of(request), _match(request)
         return _tagged(await asyncio.to_thread(self.store.update_switch, actor, id, patch, match=match))
 
     async def delete_switch(self, request: Request) -> None:
         """Remove a switch."""
         actor = writer(request)
-        id, match = int(request.path_params["id"]), _match(request)
+        id, match = id_of(request), _match(request)
         await asyncio.to_thread(self.store.delete_switch, actor, id, match=match)
 
     async def settings(self, request: Request) -> VariablesList:  # noqa: ARG002
@@ -207,6 +211,14 @@ class Mdb:
             topic, key = MACHINES, str(asked.machine)
         read = functools.partial(self.store.audit, topic=topic, key=key, before=asked.before, limit=asked.limit)
         return Audit(entries=await asyncio.to_thread(read))
+
+
+def id_of(request: Request) -> int:
+    """The id in the path. Raises MissingError for one that no record can have."""
+    id = int(request.path_params["id"])
+    if id > ID_MAX:
+        raise MissingError("record.unknown", "there is no record with such an id")
+    return id
 
 
 def writer(request: Request) -> Actor:

@@ -321,10 +321,13 @@ class Machines(msgspec.Struct, frozen=True, kw_only=True):
     total: int
 
 
+Id = Annotated[int, Meta(ge=0, le=2**63 - 1)]  # BIGINT
+
+
 class Change(Strict, frozen=True, kw_only=True):
     """A machine to change; with `match`, only while its revision is that one."""
 
-    id: int
+    id: Id
     patch: MachinePatch
     match: int | None = None
 
@@ -332,7 +335,7 @@ class Change(Strict, frozen=True, kw_only=True):
 class Removal(Strict, frozen=True, kw_only=True):
     """A machine to remove; with `match`, only while its revision is that one."""
 
-    id: int
+    id: Id
     match: int | None = None
 
 
@@ -440,10 +443,10 @@ Key = Annotated[str, Meta(max_length=128, pattern=_NO_NUL)]
 class AuditQuery(Strict, frozen=True, kw_only=True):
     """Which part of the history."""
 
-    machine: Annotated[int | None, about("Of one machine, by its id.")] = None
+    machine: Annotated[Id | None, about("Of one machine, by its id.")] = None
     topic: Annotated[Topic | None, about("Of one kind of record.")] = None
     key: Annotated[Key | None, about("Of one record: the id of a switch or machine, the key of a setting.")] = None
-    before: Annotated[int | None, about("Older than this entry.")] = None
+    before: Annotated[Id | None, about("Older than this entry.")] = None
     limit: Annotated[int, Meta(ge=1, le=1000), about("At most so many.")] = 100
 
 
