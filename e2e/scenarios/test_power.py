@@ -33,6 +33,17 @@ def test_a_cut_keeps_what_was_synced_and_loses_what_was_not(lab: Lab) -> None:
     assert left["written"] in ({}, {"file": ""}), "an unsynced file may be there, its bytes may not"
 
 
+def test_what_a_service_of_the_node_synced_is_on_its_disk(lab: Lab) -> None:
+    """What runs inside, unlike a command that enters it, is filtered by nspawn."""
+    gw = lab["gw"]
+    disk = Disk.of(gw, "/var/lib/backline")
+    lab.start()
+    script = "echo one > /var/lib/backline/file && sync /var/lib/backline/file /var/lib/backline"
+    gw.succeeds("systemd-run", "--quiet", "--wait", "sh", "-c", script)
+    with disk.cut().look() as folder:
+        assert (folder / "file").read_text() == "one\n"
+
+
 def test_a_node_starts_from_what_a_cut_left(lab: Lab) -> None:
     gw = lab["gw"]
     disk = Disk.of(gw, "/var/lib/backline")
