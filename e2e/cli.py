@@ -71,7 +71,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     journal.add_argument(
         "--priority", type=int, choices=range(8), help="0 (emergency) to 7 (debug): at least that grave"
     )
-    journal.add_argument("--grep", metavar="REGEX", help="messages with this")
+    journal.add_argument("--grep", type=_regex, metavar="REGEX", help="messages with this")
     journal.add_argument("--lines", "-n", type=_count, help="only the last so many")
     journal.add_argument("--follow", "-f", action="store_true", help="go on with what comes")
     journal.add_argument("--export", action="store_true", help="systemd's Journal Export Format, with every field")
@@ -127,19 +127,31 @@ def parser(prog: str) -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return number
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of things")
+    return int(text)
+
+
+def _rate(text: str) -> int:
+    factor = {"k": 1000, "M": 1_000_000, "G": 1_000_000_000}.get(text[-1:], 1)
+    try:
+        return int(float(text.rstrip("kMG")) * factor)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no rate: bit/s, such as 10M") from None
 
 
 def _door(text: str) -> int | str:
     return int(text) if text.isdigit() else text
 
 
-def _rate(text: str) -> int:
-    factor = {"k": 1000, "M": 1_000_000, "G": 1_000_000_000}.get(text[-1:], 1)
-    return int(float(text.rstrip("kMG")) * factor)
+def _regex(text: str) -> str:
+    import re
+
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+    return text
 
 
 # A lab's owner

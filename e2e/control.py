@@ -21,6 +21,7 @@ from e2e.lab import Lab
 from services.common.app import Application, create_app
 from services.common.client import Call, Client, path_of
 from services.common.edge import Operation, read_body, read_query
+from services.common.errors import MissingError
 from services.common.notify import Notifier
 from services.common.serve import UnixAddress, listening, serve_on
 
@@ -313,5 +314,10 @@ def follow(record: registry.Record) -> Iterator[Entry]:
 
 
 def client(record: registry.Record) -> Client:
-    """A client of a lab's control socket."""
+    """A client of a lab's control socket. Raises MissingError("lan.control") for a lab of a test, which has none."""
+    if not record.socket.exists():
+        message = (
+            f"the lab {record.name} takes no commands: process {record.owner} drives it (a test?) or still starts it"
+        )
+        raise MissingError("lan.control", message, hint="those of `backline lan up` do")
     return Client(f"unix:{record.socket}", seconds=SECONDS)

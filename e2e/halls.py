@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.common import toml
+from services.common.errors import UsageError
 from services.hall import ca, init, load
 from services.hall.schema import Hall
 
@@ -37,8 +38,12 @@ class LabHall:
 def make(*, roles: Mapping[str, str] | None = None, administrator_keys: list[str] | None = None) -> LabHall:
     """A throwaway hall, in which some hosts have other `roles` than usual: stand-ins for images to come.
 
-    Its private keys are made in memory and forgotten: nothing in a lab is signed by them later.
+    Its private keys are made in memory and forgotten: nothing in a lab is signed by them later. Raises
+    UsageError("lan.hall") when gw is to be something else.
     """
+    if (other := (roles or {}).get("gw", "gw")) != "gw":
+        hint = "another name for that node, or `hall = false` for a machine that knows of no hall"
+        raise UsageError("lan.hall", f"the node gw has the role {other}, and a hall's gw is its gateway", hint=hint)
     _, certificate = ca.make(NAME, DOMAIN, passphrase=None)
     signer = Ed25519PrivateKey.generate().public_key()
     line = signer.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()

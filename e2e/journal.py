@@ -257,5 +257,8 @@ def read(path: Path) -> list[Entry]:
         data = path.read_bytes()
     except OSError as error:
         raise MissingError("lan.journal", f"cannot be read: {error.strerror}", where=str(path)) from error
-    entries = [entry_of(number, fields) for number, fields in enumerate(Parser().feed(data + b"\n"))]
+    try:
+        entries = [entry_of(number, fields) for number, fields in enumerate(Parser().feed(data + b"\n"))]
+    except IntegrityError as error:
+        raise IntegrityError("lan.journal", f"not a journal of a lab: {error.message}", where=str(path)) from error
     return sorted(entries, key=lambda entry: entry.time)

@@ -77,7 +77,7 @@ class Lab:
         self.found = found or probe()
         self.found.require()
         self.topology = topology.check(wanted)
-        self.name = name or f"{wanted.name}-{os.getpid()}"
+        self.name = registry.check_name(name or f"{wanted.name}-{os.getpid()}")
         servers = {name: node.role for name, node in wanted.nodes.items() if node.hall and not node.seat}
         self.hall = hall or halls.make(roles=servers)
         self.progress = progress or Progress(quiet=True)

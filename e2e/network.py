@@ -242,8 +242,10 @@ class Network:
     def slow(self, edge: str, *, rate: int = 0, delay: float = 0.0) -> None:
         """Limit an edge to `rate` bit/s each way, and delay its frames by `delay` seconds.
 
-        Raises HostError("lan.netem") for a delay on a host without netem.
+        Raises UsageError("lan.slow") when neither is asked for, HostError("lan.netem") for a delay without netem.
         """
+        if rate < 0 or delay < 0 or not (rate or delay):
+            raise UsageError("lan.slow", "how slow?", hint="a rate, a delay, or both: --rate 10M, --delay 0.1")
         if delay and not self.netem:
             raise HostError(
                 "lan.netem", "this kernel cannot delay frames: it has no netem", hint="a rate or a loss works without"

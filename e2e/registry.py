@@ -51,12 +51,18 @@ def started(pid: int) -> int | None:
     return int(text.rpartition(")")[2].split()[19])
 
 
-def claim(name: str) -> Path:
-    """Take a name; returns the record's path. Raises UsageError("lan.name"), BusyError("lan.exists")."""
+def check_name(name: str) -> str:
+    """`name`, which can name a lab. Raises UsageError("lan.name")."""
     if not _NAME.fullmatch(name):
         raise UsageError(
             "lan.name", f"{name!r} cannot name a lab", hint="lower-case letters, digits and dashes, 31 at most"
         )
+    return name
+
+
+def claim(name: str) -> Path:
+    """Take a name; returns the record's path. Raises UsageError("lan.name"), BusyError("lan.exists")."""
+    check_name(name)
     path = FOLDER / f"{name}.json"
     own = Record(name=name, owner=os.getpid(), owner_started=started(os.getpid()) or 0)
     for _ in range(3):
