@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Address
@@ -95,6 +96,7 @@ def _history(seats: int) -> Iterator[tuple[Actor, _Edits]]:
     )
     yield ALICE, _named("pas-r01p14", MachinePatch(hfs=2, rfs=2))
     yield BOB, _named("pas-r01p14", MachinePatch(faulty=True, faulty_reason="no fan"))
+    yield ALICE, _named("pas-r01p14", MachinePatch(faulty=False, faulty_reason=""))
 
 
 def trouble(number: int) -> MachinePatch:
@@ -175,9 +177,36 @@ def orga(number: int) -> NewMachine:
 CONFIGURATION = """
 database = "{database}"
 htmx = "{htmx}"
-dhcp = ""
-netboot = ""
+dhcp = "unix:{folder}/dhcp/service.sock"
+netboot = "unix:{folder}/netboot/service.sock"
 """
+NEIGHBOURS = {
+    "netboot": """
+database = "sqlite:///{folder}/netboot/netboot.db"
+mdb = "unix:{folder}/service.sock"
+memory = ""
+domain = "prolo"
+dhcp = "unix:{folder}/dhcp/service.sock"
+gateways = ["192.168.0.0/16=192.168.17.254"]
+hall_toml = "{folder}/hall.toml"
+""",
+    "dhcp": """
+domain = "prolo"
+mdb = "unix:{folder}/service.sock"
+kea = "{folder}/no-kea"
+lease_file = "{folder}/leases"
+state = "{folder}/dhcp"
+
+[[networks]]
+name = "hall"
+cidr = "192.168.0.0/16"
+server = "192.168.17.254"
+router = "192.168.17.254"
+card = 0
+""",
+}
+LATER = BEGIN + 7200.0
+"""When the neighbours think it is."""
 
 
 @contextlib.contextmanager
@@ -186,7 +215,7 @@ def hall(folder: Path, *, seats: int = 1000) -> Iterator[Service]:
     database = f"sqlite:///{folder}/mdb.db"
     fill(database, seats=seats)
     file = folder / "mdb.toml"
-    text = CONFIGURATION.format(database=database, htmx=htmx(folder / "htmx"))
+    text = CONFIGURATION.format(database=database, htmx=htmx(folder / "htmx"), folder=folder)
     for type in MachineType:
         pool = getattr(POOLS, type.value)
         text += f'[pools.{type.value}]\nrange = "{pool.range}"\nnetwork = "{pool.network}"\n'
@@ -194,6 +223,20 @@ def hall(folder: Path, *, seats: int = 1000) -> Iterator[Service]:
     file.write_text(text)
     with activated(folder, [*MDB, "--config", str(file)], env={"TZ": "UTC"}) as service:
         yield service
+
+
+@contextlib.contextmanager
+def neighbours(folder: Path) -> Iterator[None]:
+    """netboot and the DHCP service beside the mdb of `hall`, at a time that stands still."""
+    with contextlib.ExitStack() as stack:
+        for name, text in NEIGHBOURS.items():
+            own = folder / name
+            own.mkdir()
+            file = own / "settings.toml"
+            file.write_text(text.format(folder=folder))
+            argv = [sys.executable, "-m", "tests.mdb.neighbours", name, str(file), str(LATER)]
+            stack.enter_context(activated(own, argv, env={"TZ": "UTC"}))
+        yield
 
 
 @contextlib.contextmanager

@@ -1,10 +1,11 @@
 """mdb's pages in a real browser, before a hall of a thousand seats: htmx, keyboard, and nothing beyond the origin.
 
-With BACKLINE_SCREENSHOTS=1, `test_the_screenshots_of_the_documents` writes docs/screenshots again.
+`BACKLINE_SCREENSHOTS=1 pytest tests/mdb/test_browser.py -k screenshots` writes those of docs/screenshots again.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from services.mdb.client import Mdb
 from services.mdb.schema import Edits, MachinePatch, Removal
 from tests.common.service_rig import Service
-from tests.mdb.pages_rig import forwarded, hall
+from tests.mdb.pages_rig import BEGIN, forwarded, hall, neighbours
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -305,3 +306,84 @@ def test_every_field_has_a_name_and_headings_are_in_order(desk: Desk, path: str)
     assert levels.count(1) == 1
     ids = desk.all("[id]", "id")
     assert len(ids) == len(set(ids))
+
+
+@pytest.mark.full
+def test_the_screenshots_of_the_documents(browser: Browser, tmp_path: Path) -> None:
+    """The same bytes for the same code, fonts and browser: a hall of its own, at a time that stands still."""
+    folder = SCREENSHOTS if os.environ.get("BACKLINE_SCREENSHOTS") else tmp_path / "screenshots"
+    folder.mkdir(exist_ok=True)
+    with hall(tmp_path) as service, forwarded(service.socket) as origin, neighbours(tmp_path):
+        for name, (width, height, dark) in LOOKS.items():
+            context = browser.new_context(
+                viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
+            )
+            desk = desk_in(context, origin)
+            for shown, prepare in SCENES.items():
+                if name == "" or shown in ("machines", "machine"):
+                    prepare(desk)
+                    desk.page.mouse.move(0, 0)
+                    desk.page.evaluate(STILL)
+                    desk.page.screenshot(path=folder / f"mdb-{shown}{name}.png", animations="disabled")
+            context.close()
+    assert len(list(folder.glob("mdb-*.png"))) == len(SCENES) + 2 * (len(LOOKS) - 1)
+
+
+# No focus, and two frames for what changes when the pointer leaves.
+STILL = """() => {
+  document.activeElement.blur();
+  return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 300))));
+}"""
+LOOKS = {"": (1120, 700, False), "-dark": (1120, 700, True), "-phone": (390, 780, False)}
+
+
+def _list(desk: Desk) -> None:
+    desk.open("/machines?room=pasteur&sort=boots")
+    for number in (1, 2, 4):
+        desk.page.locator("td.tick input").nth(number).check()
+
+
+def _machine(desk: Desk) -> None:
+    desk.open("/machines/pas-r01p14")
+    expect(desk.page.locator(".facts")).to_contain_text("last boot")
+
+
+def _preview(desk: Desk) -> None:
+    _list(desk)
+    desk.page.locator("[data-picked]").click()
+    desk.page.get_by_label("Room", exact=True).fill("annex")
+    desk.page.get_by_label("Root server (rfs)").fill("2")
+    desk.page.get_by_role("button", name="Preview").click()
+    expect(desk.page.locator(".groups")).to_be_visible()
+
+
+def _conflict(desk: Desk) -> None:
+    """A form that was opened before bob moved this row to another channel."""
+    desk.open("/machines/alt-r03p05")
+    desk.page.goto(f"{desk.page.url}/edit")
+    was = desk.page.locator("[name=was]").input_value().replace('"channel":"next"', '"channel":"stable"')
+    for name, value in (("was", was), ("match", "1"), ("seen", str(BEGIN + 1000.0))):
+        desk.page.locator(f"[name={name}]").evaluate("(it, value) => { it.value = value }", value)
+    desk.page.get_by_label("Channel").fill("exam")
+    desk.page.get_by_label("Room", exact=True).fill("annex")
+    desk.page.get_by_role("button", name="Save").click()
+    expect(desk.page.locator(".contested")).to_be_visible()
+
+
+def _import(desk: Desk) -> None:
+    desk.open("/import")
+    rows = [f"mas-r06p{seat:02},3c:52:82:1b:00:{seat:02x},user,masters,1,2" for seat in range(1, 9)]
+    rows += [f"pas-r01p{seat:02},,,annex,2,2" for seat in range(1, 5)]
+    desk.page.get_by_label("Or paste it here").fill("\n".join(["hostname,mac,type,room,rfs,hfs", *rows]))
+    desk.page.get_by_role("button", name="Preview").click()
+    expect(desk.page.locator(".tally")).to_be_visible()
+
+
+SCENES = {
+    "machines": _list,
+    "machine": _machine,
+    "preview": _preview,
+    "conflict": _conflict,
+    "pools": lambda desk: desk.open("/pools"),
+    "import": _import,
+}

@@ -100,7 +100,7 @@ def test_a_page_shows_the_walk_the_boots_and_the_lease(tmp_path: Path, mdb: Serv
             shown = text_of(root.page(page))
             # This DHCP service has no Kea: it says what it can.
             for expected in (
-                "Offer , problem an address of no pool: not known there yet",
+                "offer , problem an address of no pool: not known there yet",
                 "iPXE , unknown",
                 "last boot",
             ):

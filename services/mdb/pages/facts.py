@@ -29,13 +29,14 @@ class Mark(Enum):
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing that is known; `at` is a time in seconds since the epoch, when it has one."""
+    """One thing that is known: when it happened, or until when it holds, in seconds since the epoch."""
 
     title: str
     text: str
-    at: float | None = None
     mark: Mark = Mark.PLAIN
     more: Sequence[str] = ()
+    at: float | None = None
+    until: float | None = None
 
 
 @dataclass(frozen=True)

@@ -69,30 +69,31 @@ def offer_facts(offer: Offer, machine: Machine) -> Sequence[Fact]:
     """What is offered to a machine, and whether that is what its record says. Pure."""
     match offer.standing:
         case Standing.KNOWN if offer.ip == machine.ip:
-            first = Fact("Offer", f"{offer.ip}, its own address", mark=Mark.GOOD)
+            first = Fact("offer", f"{offer.ip}, its own address", mark=Mark.GOOD)
         case Standing.KNOWN:
-            first = Fact("Offer", f"{offer.ip}: DHCP has not followed the record yet", mark=Mark.PROBLEM)
+            first = Fact("offer", f"{offer.ip}: DHCP has not followed the record yet", mark=Mark.PROBLEM)
         case Standing.LEFT_OUT:
-            first = Fact("Offer", f"left out: {offer.reason or 'no reason is given'}", mark=Mark.PROBLEM)
+            first = Fact("offer", f"left out: {offer.reason or 'no reason is given'}", mark=Mark.PROBLEM)
         case Standing.UNKNOWN:
-            first = Fact("Offer", f"an address of {offer.pool or 'no pool'}: not known there yet", mark=Mark.PROBLEM)
+            first = Fact("offer", f"an address of {offer.pool or 'no pool'}: not known there yet", mark=Mark.PROBLEM)
     lease = offer.lease
     if lease is None:
-        return [first, Fact("Lease", "none, or DHCP does not say")]
+        return [first, Fact("lease", "none, or DHCP does not say")]
     odd = "" if lease.ip == machine.ip else ": not the address of its record, until it asks again"
-    return [first, Fact("Lease", f"{lease.ip}{odd}, until", lease.expires, Mark.PROBLEM if odd else Mark.GOOD)]
+    mark = Mark.PROBLEM if odd else Mark.GOOD
+    return [first, Fact("lease", f"{lease.ip}{odd}", mark, until=lease.expires)]
 
 
 def boot_fact(boot: Boot) -> Fact:
     """One boot in a line. Pure."""
     if boot.outcome is not Outcome.BOOT:
-        return Fact("Refused", boot.detail or boot.outcome.value, boot.at, Mark.PROBLEM)
+        return Fact("refused", boot.detail or boot.outcome.value, Mark.PROBLEM, at=boot.at)
     text = f"{boot.version} from rfs{boot.rfs}, {_STAGES[boot.stage]}"
     more = [boot.stage_detail] if boot.stage_detail else []
     if boot.refused_claims:
         more.append(f"{boot.refused_claims} claims of its credentials were refused")
     bad = boot.stage is Stage.FAILED or boot.refused_claims > 0
-    return Fact("Booted", text, boot.at, Mark.PROBLEM if bad else Mark.PLAIN, more)
+    return Fact("booted", text, Mark.PROBLEM if bad else Mark.PLAIN, more, at=boot.at)
 
 
 def sources(*, dhcp: str, netboot: str) -> list[Source]:
