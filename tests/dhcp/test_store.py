@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from ipaddress import IPv4Network
@@ -13,9 +15,13 @@ import httpx2
 import msgspec
 import pytest
 
+from services.common import process
 from services.common.app import Application
+from services.common.codec import decode_json
+from services.common.errors import Exit
 from services.common.notify import Notifier
 from services.common.problem import RemoteError
+from services.common.process import Completed
 from services.common.serve import UnixAddress, listening, serve_on
 from services.dhcp.app import make_app
 from services.dhcp.apply import Applier
@@ -24,7 +30,7 @@ from services.dhcp.schema import Standing, State, Status
 from services.dhcp.store import Store
 from services.mdb.client import Mdb
 from services.mdb.schema import Change, Edits, MachinePatch, MachineType, NewMachine, Removal
-from tests.common.service_rig import Service
+from tests.common.service_rig import ROOT, Service, base_environment
 from tests.dhcp.client import DEBIAN_BIOS
 from tests.dhcp.halls import ALIENS, HALL, mac, machine
 from tests.dhcp.rig import Gateway
@@ -217,6 +223,50 @@ def test_a_machine_that_is_left_out_is_named_with_its_reason(gw: Gateway, mdb: S
         scenario(run)
     finally:
         gw.settings = msgspec.structs.replace(gw.settings, networks=[HALL, ALIENS])
+
+
+def test_the_command_tells_people_and_scripts(gw: Gateway, mdb: Service, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with running(gw, mdb.unix, tmp_path) as dhcp:
+
+            async def backline(*words: str) -> Completed:
+                argv = [
+                    sys.executable,
+                    "-m",
+                    "services.common.main",
+                    "dhcp",
+                    *words,
+                    "--address",
+                    f"unix:{dhcp.socket}",
+                ]
+                return await asyncio.to_thread(process.run, argv, cwd=ROOT, env=base_environment(), check=False)
+
+            with Mdb(mdb.unix) as client:
+                await asyncio.to_thread(client.create, new(7))
+                await dhcp.until(reserved(1))
+                await asyncio.to_thread(gw.wire.lease, mac(7))
+                assert (await backline("show")).stdout.startswith(
+                    "live: 1 machines have an address of their own, since "
+                )
+                shown = (await backline("show", mac(7))).stdout
+                assert re.search(r"^standing +known$", shown, re.MULTILINE)
+                assert re.search(r"^address +192\.168\.0\.1$", shown, re.MULTILINE)
+                assert re.search(r"^UEFI HTTP +http://192\.168\.1\.254/ipxe/snponly\.efi$", shown, re.MULTILINE)
+                assert re.search(r"^has +192\.168\.0\.1 until ", shown, re.MULTILINE)
+                line = (await backline("leases")).stdout
+                assert re.fullmatch(rf"192\.168\.0\.1 +{mac(7)}  until .* pc-7 \(hall\)\n", line)
+                good = await backline("check")
+                assert (good.returncode, good.stdout) == (0, "1 machines are in force\n")
+                await asyncio.to_thread(gw.off)
+                await asyncio.to_thread(client.create, new(8))
+                await dhcp.until(lambda status: status.state is State.DOWN)
+                bad = await backline("check", "--json")
+                assert bad.returncode == Exit.DIFFERENT
+                assert decode_json(bad.stdout.encode(), Status).state is State.DOWN
+                gone = await backline("leases")
+                assert (gone.returncode, "Kea does not answer" in gone.stderr) == (Exit.MISSING, True)
+
+    scenario(run)
 
 
 def test_what_is_no_mac_address_is_refused(gw: Gateway, mdb: Service, tmp_path: Path) -> None:
