@@ -56,6 +56,7 @@ class Answers:
         self.strangers = Strangers(boots.store.clock)
         self.committer = Committer(boots.answer)
         self._gateways = [(IPv4Network(net), gw) for net, _, gw in (t.partition("=") for t in settings.gateways)]
+        self._first: dict[Place, tuple[int, str]] = {}
         self._boots = Rate(burst=20, per_minute=60)
         self._claims = Rate(burst=10, per_minute=30)
         self._logs = Rate(burst=5, per_minute=6)
@@ -88,8 +89,12 @@ class Answers:
 
     async def bootstrap(self, request: Request) -> Response:
         """The iPXE script that every machine begins with."""
-        place = self.place(origin_of(request))
-        return _script(scripts.bootstrap(place, self.machines.switches, [*self.machines.rooms, "other"]))
+        place, changes = self.place(origin_of(request)), self.machines.changes
+        made, text = self._first.get(place, (-1, ""))
+        if made != changes:
+            text = scripts.bootstrap(place, self.machines.switches, [*self.machines.rooms, "other"])
+            self._first[place] = changes, text
+        return _script(text)
 
     async def boot(self, request: Request) -> Response:
         """The iPXE script of one machine: one version, or why there is none."""

@@ -63,6 +63,8 @@ class Machines:
         """Whether mdb has ever told us: until then no machine can be called unknown."""
         self.heard = False
         """Whether mdb has told us in this life; until then what is known is remembered."""
+        self.changes = 0
+        """Grows with every change: who has made something of what is known sees whether it is still true."""
         self.unreadable: set[tuple[str, str]] = set()
         self._by_id: dict[int, Known] = {}
         self._by_mac: dict[str, Known] = {}
@@ -122,11 +124,13 @@ class Machines:
         for (topic, key), record in state.items():
             self._record(topic, key, record)
         self.ready = True
+        self.changes += 1
 
     def follow(self, changes: Iterable[Changed]) -> None:
         """Apply what changed since."""
         for change in changes:
             self._record(change.topic, change.key, change.after)
+        self.changes += 1
 
     def _record(self, topic: str, key: str, record: dict[str, Any] | None) -> None:
         if topic not in TOPICS:
