@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -190,3 +192,24 @@ def test_switches_settings_and_codes_are_changed_over_http(mdb: Service) -> None
             "codes",
             "machines",
         ]
+
+
+def test_a_flood_of_registrations_is_answered_and_reading_goes_on(mdb: Service) -> None:
+    """A hall that is switched on for the first time: each of 150 machines asks, all at once."""
+    with Mdb(mdb.unix) as client:
+        client.set("allow_self_registration", True)
+
+    def ask(number: int) -> str:
+        with Mdb(mdb.unix, seconds=120) as one:
+            return str(one.register(Registration(mac=f"5254000a00{number:02x}", hostname=f"seat{number}")).ip)
+
+    with ThreadPoolExecutor(50) as pool, Mdb(mdb.unix) as client:
+        asked = [pool.submit(ask, number) for number in range(150)]
+        slowest = 0.0
+        while not all(future.done() for future in asked):
+            began = time.monotonic()
+            client.pools()
+            slowest = max(slowest, time.monotonic() - began)
+        given = {future.result() for future in asked}
+        assert len(given) == client.machines("hostname:seat*").total == 150
+    assert slowest < 10

@@ -16,14 +16,17 @@ from builder import image
 from builder.image import Shop
 from e2e.containers import engine
 from e2e.servers import SshContainer
+from netboot.client import Netboot
 from services.common.errors import Exit
 from services.common.process import run as run_program
+from services.common.tokens import Tokens
 from services.mdb import pssh
 from services.mdb.client import Mdb
 from services.mdb.pssh import How, Outcome, argv
 from services.mdb.schema import Machine, MachineType, NewMachine
 from tests.mdb.rig import command, serving
 from tests.mdb.test_query import machine
+from tests.netboot import rig as netboot_rig
 
 # What it asks for
 
@@ -188,3 +191,35 @@ class TestRealMachines:
             code, out, _ = command("pssh", "--json", *there, "room:a", "--", "true")
             results = {each["hostname"]: each["outcome"] for each in json.loads(out)["results"]}
             assert (code, results) == (Exit.FAILED, {"p01": "ok", "p02": "ok", "dead": "unreachable"})
+
+    def test_a_seat_is_known_by_the_host_key_that_it_told_netboot(self, hall: Hall, tmp_path: Path) -> None:
+        """One of two machines has booted and told its key; the other is not talked to."""
+        (tmp_path / "mdb").mkdir()
+        with (
+            serving(tmp_path / "mdb", f"sqlite:///{tmp_path}/mdb.db", pools=False) as mdb,
+            netboot_rig.serving(tmp_path, f"sqlite:///{tmp_path}/netboot.db", mdb.unix) as netboot,
+            Mdb(mdb.unix) as client,
+            Netboot(netboot.unix) as versions,
+        ):
+            netboot_rig.publish(versions)
+            server = NewMachine(hostname="rhfs", aliases=["rfs1"], mac="525400000099", ip=IPv4Address("10.0.0.1"))
+            client.create(server)
+            one, two = (
+                client.create(NewMachine(hostname=each.hostname, mac=f"52540000000{each.id}", ip=each.ip, rfs=1))
+                for each in hall.machines
+            )
+            origin, path = str(one.ip), f"/boot/{one.mac}"
+            netboot_rig.until(lambda: "backline.boot=" in netboot_rig.ask(netboot, path, origin=origin).text)
+            script = netboot_rig.ask(netboot, path, origin=origin).text
+            boot = script.partition("backline.boot=")[2].split()[0]
+            token = Tokens(netboot_rig.KEY).for_machine(one.hostname, machine=one.id, boot=boot, seconds=60)
+            key = hall.known_hosts.read_text().splitlines()[0].removeprefix("p01 ")
+            report = {"stage": "system", "detail": "", "ssh_host_key": key}
+            told = netboot_rig.ask(
+                netboot, f"/v1/boots/{boot}/report", origin=origin, method="PUT", body=report, token=token
+            )
+            assert told.status in (200, 204)
+            there = ("--address", mdb.unix, "--netboot", netboot.unix, "--identity", str(hall.key))
+            out = command("pssh", "--json", *there, f"{one.hostname} {two.hostname}", "true")[1]
+            results = {each["hostname"]: each["outcome"] for each in json.loads(out)["results"]}
+            assert results == {"p01": "ok", "p02": "unreachable"}
