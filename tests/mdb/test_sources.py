@@ -20,7 +20,7 @@ from services.mdb.pages.facts import Fact, Known, Mark, Source, ask
 from services.mdb.pages.sources import offer_facts
 from services.mdb.schema import Machine, MachineType, NewMachine
 from tests.common.service_rig import Service, activated
-from tests.mdb.rig import CONFIGURATION, MDB
+from tests.mdb.rig import CONFIGURATION, MDB, POOLS
 from tests.mdb.test_listing import machine
 from tests.mdb.test_pages import Browser, text_of
 from tests.netboot.rig import ONE, publish, until
@@ -67,7 +67,7 @@ def mdb(tmp_path: Path) -> Iterator[Service]:
     """mdb that is told where the other two will be."""
     file = tmp_path / "mdb.toml"
     places = "".join(f'{name} = "unix:{tmp_path}/{name}/service.sock"\n' for name in ("dhcp", "netboot"))
-    file.write_text(places + CONFIGURATION.format(database=f"sqlite:///{tmp_path}/mdb.db"))
+    file.write_text(places + CONFIGURATION.format(database=f"sqlite:///{tmp_path}/mdb.db") + POOLS)
     with activated(tmp_path, [*MDB, "--config", str(file)]) as service:
         yield service
 
@@ -84,8 +84,15 @@ def serving_dhcp(folder: Path, mdb: Path) -> Iterator[Service]:
 
 def test_a_page_shows_the_walk_the_boots_and_the_lease(tmp_path: Path, mdb: Service) -> None:
     with Mdb(mdb.unix) as client, Browser(mdb) as root, Browser(mdb, root=False) as stranger:
-        server = NewMachine(hostname="rhfs01", mac="525400010001", aliases=["rfs1"], type=MachineType.SERVICE)
-        client.create(server)
+        client.create(
+            NewMachine(
+                hostname="rhfs01",
+                mac="525400010001",
+                ip=IPv4Address("192.168.1.10"),
+                aliases=["rfs1"],
+                type=MachineType.SERVICE,
+            )
+        )
         made = client.create(NewMachine(hostname="seat", mac="525400000001", rfs=1, type=MachineType.USER))
         page = f"/machines/{made.id}"
         shown = text_of(root.page(page))
