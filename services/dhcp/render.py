@@ -96,9 +96,8 @@ def render(settings: Settings, choice: Choice, interfaces: Mapping[int, str]) ->
         "host-reservation-identifiers": ["hw-address"],
         "reservations-in-subnet": True,
         "reservations-out-of-pool": True,
-        # Both are what Kea does with several threads, and warns of at each configuration unless they are said.
-        "reservations-lookup-first": True,
-        "dhcp-queue-control": {"enable-queue": False},
+        # One thread answers thousands of clients a second; several would make Kea warn of it at each configuration.
+        "multi-threading": {"enable-multi-threading": False},
         "decline-probation-period": DECLINED_SECONDS,
         "dhcp-ddns": {"enable-updates": False},
         "valid-lifetime": settings.lease_seconds,
