@@ -13,11 +13,14 @@ import logging
 from collections.abc import AsyncIterator
 
 from prometheus_client import CollectorRegistry, Gauge
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from netboot import scripts
 from netboot.answers import LOG_BYTES, Answers
 from netboot.boots import TOPICS, Boots
+from netboot.callers import subscriber
 from netboot.machines import Machines
 from netboot.management import Management
 from netboot.models import outbox
@@ -82,6 +85,10 @@ def make_app(store: Store, follower: Follower, settings: Settings, access: Acces
         if not store.machines.heard:  # what is remembered may be older than the follower is
             raise MissingError("feed.stale", f"{follower.endpoint} has not been heard since netboot started")
 
+    async def subscribe(request: Request) -> Response:
+        subscriber(request)
+        return await feed.subscribe(request)
+
     @contextlib.asynccontextmanager
     async def lifespan(app: Application) -> AsyncIterator[None]:
         await asyncio.to_thread(store.prepare)
@@ -116,7 +123,7 @@ def make_app(store: Store, follower: Follower, settings: Settings, access: Acces
         routes=[
             *_for_machines(answers),
             *_for_administrators(management),
-            Route("/v1/feed", feed.subscribe),
+            Route("/v1/feed", subscribe),
         ],
     )
 

@@ -27,6 +27,15 @@ def reader(request: Request) -> None:
     require(request, Role.ORGANIZER)
 
 
+def subscriber(request: Request) -> None:
+    """Boots as they happen are for those who may see boots, and for servers of scope feed; no seat sees the others'.
+
+    Raises AccessError of `require`.
+    """
+    if require(request, Role.ORGANIZER, scope="feed").machine is not None:
+        raise AccessError("auth.denied", "a machine does not follow what other machines boot")
+
+
 def machine_of(request: Request, boot: str) -> None:
     """The machine itself, in its boot `boot`. Raises AccessError: `auth.anonymous`, `auth.denied`, those of a token."""
     caller = require(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import re
@@ -18,6 +19,7 @@ from netboot.answers import TOKEN
 from netboot.client import Netboot
 from netboot.schema import NewPointer, Outcome, Report, Stage
 from services.common.client import Call, Nothing
+from services.common.feed.client import Follower
 from services.common.problem import RemoteError
 from services.common.tokens import Kind, Tokens
 from services.mdb.client import Mdb
@@ -390,7 +392,7 @@ def test_a_failing_initrd_is_heard(hall: Hall) -> None:
 def test_the_lan_reads_what_is_published_and_changes_nothing(hall: Hall) -> None:
     for path in ("versions", "holdings", "channels", "pins", "channels/stable/history", "hostkeys"):
         assert hall.ask(f"/v1/{path}").status == 200
-    for path in ("boots", "boots/x", "bootlogs", "aliens", "why/pas-r01p01"):
+    for path in ("feed", "boots", "boots/x", "bootlogs", "aliens", "why/pas-r01p01"):
         assert hall.ask(f"/v1/{path}").code == "auth.anonymous"
     body = {"version": ONE}
     for method, path in (
@@ -405,6 +407,25 @@ def test_the_lan_reads_what_is_published_and_changes_nothing(hall: Hall) -> None
         ("DELETE", "pins/room/alt"),
     ):
         assert hall.ask(f"/v1/{path}", method=method, body=body).code == "auth.anonymous"
+
+
+def test_boots_are_followed_by_those_who_may_see_them_and_by_no_seat(hall: Hall) -> None:
+    token = Tokens(KEY).for_machine(hall.name, machine=3, boot="0" * 32, seconds=60)
+    assert hall.ask("/v1/feed", token=token).code == "auth.denied"
+
+    async def run() -> dict[str, Any]:
+        async with asyncio.timeout(10):
+            async for batch in Follower(hall.netboot.unix, topics=["boots"]).batches():
+                if batch.first:
+                    await asyncio.to_thread(hall.boot)
+                for change in batch.changes:
+                    if not batch.first and change.after and change.after["hostname"] == hall.name:
+                        return change.after
+        raise AssertionError
+
+    told = asyncio.run(run())
+    assert (told["version"], told["rfs"], told["mac"]) == (ONE, 1, hall.mac)
+    assert "id" not in told
 
 
 # Why

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 
 from netboot.boots import BOOTS_KEPT, CLAIM_SECONDS, LOGS_KEPT, Answered, Asked, Boots
 from netboot.machines import Machines
-from netboot.models import outbox
+from netboot.models import Base, outbox
 from netboot.schema import Action, Move, NewPin, NewPointer, Outcome, PinKind, Report, Stage
 from netboot.store import LEASE_SECONDS, Actor, Store
 from services.common.database import Database
@@ -52,6 +54,13 @@ def both(store: Store) -> Store:
 def boot(boots: Boots, number: int = 1) -> Answered:
     (answer,) = boots.answer([Asked(seat(number), f"192.168.0.{number}")])
     return answer
+
+
+def test_the_migrations_make_the_tables_of_the_models(store: Store, database: Database) -> None:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"target_metadata": Base.metadata})
+        found = [change for change in compare_metadata(context, Base.metadata) if "alembic_version" not in str(change)]
+    assert found == []
 
 
 # Versions
