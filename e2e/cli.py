@@ -141,7 +141,9 @@ def _rate(text: str) -> int:
 
 
 def _door(text: str) -> int | str:
-    return int(text) if text.isdigit() else text
+    if text.isdecimal() and not 0 < int(text) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{text} is no port: 1 to 65535")
+    return int(text) if text.isdecimal() else text
 
 
 def _regex(text: str) -> str:
@@ -227,6 +229,14 @@ def _start(lab: Lab) -> None:
 def _welcome(lab: Lab, status: LabStatus) -> str:
     seat = next(iter(lab.topology.seats()), "pas-r01p01")
     pages = "\n".join(_page(*forward.split(" → ")) for forward in status.forwards)
+    tries = [
+        (f"shell {seat}", "be root on a seat"),
+        ("journal --follow", "what all machines say, as it happens"),
+        ("cut room-1=server-room", "pull the cable between the two switches; `lan heal` puts it back"),
+        ("crash rhfs01", "pull a server's plug; `lan start rhfs01` powers it on again"),
+        (f"boot {_next_seat(lab)}", "one seat more"),
+        ("top", "who uses what"),
+    ]
     return f"""
 The hall is up: {len(status.nodes)} machines.
 
@@ -236,12 +246,7 @@ Look at it from this machine:
 {pages}
 
 Try, in another terminal:
-  backline lan shell {seat}              be root on a seat
-  backline lan journal --follow           what all machines say, as it happens
-  backline lan cut room-1=server-room     pull the cable between the two switches; `lan heal` puts it back
-  backline lan crash rhfs01               pull a server's plug; `lan start rhfs01` powers it on again
-  backline lan boot {_next_seat(lab)}             one seat more
-  backline lan top                        who uses what
+{_columns([(f"backline lan {words}", text) for words, text in tries])}
 
 Ctrl-C stops it all and leaves nothing behind."""
 
@@ -493,9 +498,7 @@ def _clean(arguments: argparse.Namespace) -> int:
     from e2e import registry
 
     _need_root()
-    names = registry.leftovers()
-    for name in names:
-        registry.clean_one(name)
+    names = registry.clean()
     if arguments.json:
         print(json.dumps(names))
     else:

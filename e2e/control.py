@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -21,11 +21,12 @@ from e2e.lab import Lab
 from services.common.app import Application, create_app
 from services.common.client import Call, Client, path_of
 from services.common.edge import Operation, read_body, read_query
-from services.common.errors import MissingError
+from services.common.errors import BacklineError, MissingError
 from services.common.notify import Notifier
 from services.common.serve import UnixAddress, listening, serve_on
 
 SECONDS = 120.0
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
@@ -313,11 +314,28 @@ def follow(record: registry.Record) -> Iterator[Entry]:
                 number += 1
 
 
-def client(record: registry.Record) -> Client:
+class LabClient(Client):
+    """A client whose errors name the lab, and not its socket."""
+
+    def __init__(self, record: registry.Record) -> None:
+        super().__init__(f"unix:{record.socket}", seconds=SECONDS)
+        self.lab = record.name
+
+    def send(self, call: Call[T]) -> T:
+        """As Client's."""
+        try:
+            return super().send(call)
+        except BacklineError as error:
+            if error.where is not None:
+                error.where = f"lab {self.lab}"
+            raise
+
+
+def client(record: registry.Record) -> LabClient:
     """A client of a lab's control socket. Raises MissingError("lan.control") for a lab of a test, which has none."""
     if not record.socket.exists():
         message = (
             f"the lab {record.name} takes no commands: process {record.owner} drives it (a test?) or still starts it"
         )
         raise MissingError("lan.control", message, hint="those of `backline lan up` do")
-    return Client(f"unix:{record.socket}", seconds=SECONDS)
+    return LabClient(record)

@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -94,13 +93,12 @@ class Lab:
             raise
 
     def _open(self, settings: Settings, *, extract: bool, netboot: bool) -> None:
-        path = self._journal_path
-        if path is None:
-            descriptor, name = tempfile.mkstemp(prefix=f"backline-lan-{self.name}-", suffix=".journal")
-            os.close(descriptor)
-            path = self._journal_path = Path(name)
-            self._stack.callback(self._remove_journal, path)
-        file = self._stack.enter_context(path.open("wb"))
+        if self._journal_path is None:
+            descriptor, self._journal_path = registry.make_journal(self.name)
+            self._stack.callback(self._remove_journal)
+            file = self._stack.enter_context(os.fdopen(descriptor, "wb"))
+        else:
+            file = self._stack.enter_context(self._journal_path.open("wb"))
         self.journal = Journal(file)
         self._stack.callback(self.journal.close)
         self.reactor = Reactor()
@@ -337,11 +335,12 @@ class Lab:
         self.kept = True
         self.journal.flush()
         assert self._journal_path is not None
+        self._journal_path = registry.keep_journal(self._journal_path)
         return self._journal_path
 
-    def _remove_journal(self, path: Path) -> None:
-        if not self.kept:
-            path.unlink(missing_ok=True)
+    def _remove_journal(self) -> None:
+        if not self.kept and self._journal_path is not None:
+            self._journal_path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def background(self, coroutine: Coroutine[Any, Any, None]) -> Iterator[None]:

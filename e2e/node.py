@@ -95,6 +95,7 @@ class Node:
         self._mark = 0
         self._next_version: str | None = None
         self._stay_off = False
+        self._frozen = False
         self._between = False  # off for a moment, on the way to its next start
 
     # Power
@@ -111,7 +112,7 @@ class Node:
             self.booted = {"role": ref.role, "version": ref.version}
         self._mark = self.lab.journal.mark()
         self._ready_since = None
-        self._stay_off = False
+        self._stay_off = self._frozen = False
         credentials = {**self.lab.credentials_of(self), **self.credentials}
         order = Order(
             name=self.name,
@@ -151,11 +152,13 @@ class Node:
         """Stop every process of it where it is; `thaw` goes on."""
         self.lab.journal.note("fault", "freeze", node=self.name)
         self._need_run().freeze(frozen=True)
+        self._frozen = True
 
     def thaw(self) -> None:
         """Undo `freeze`."""
         self.lab.journal.note("step", "thaw", node=self.name)
         self._need_run().freeze(frozen=False)
+        self._frozen = False
 
     def reboot(self, version: str | None = None, *, seconds: float = WAIT) -> None:
         """Restart in order, into `version` when one is given, and wait until it is up again.
@@ -192,7 +195,9 @@ class Node:
 
     @property
     def state(self) -> str:
-        """`off`, `starting` or `up`."""
+        """`off`, `starting`, `up` or `frozen`."""
+        if self.running and self._frozen:
+            return "frozen"
         return "up" if self.ready else "starting" if self.running else "off"
 
     @property
@@ -512,7 +517,9 @@ class Node:
 
     def _need_run(self) -> Run:
         if self._run is None or not self._run.alive():
-            raise HostError("lan.off", f"{self.name} is off", hint=f"lab[{self.name!r}].start()")
+            raise HostError(
+                "lan.off", f"{self.name} is off", hint=f"power it on: `backline lan start {self.name}`, or .start()"
+            )
         return self._run
 
     def _has_bus(self) -> bool:

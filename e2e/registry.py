@@ -1,7 +1,7 @@
 """Which labs there are on this host: one small record a lab, so that other terminals find it and leftovers are seen.
 
 A record is alive while the process that made it is (its start time is part of the record: process ids come back). The
-keeper removes it at the end; what a machine's crash or a killed keeper left is found and removed by `clean`.
+keeper removes it at the end; what a machine's crash or a kill left is found and removed by `clean`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import os
 import re
 import select
 import signal
+import tempfile
 from pathlib import Path
 
 import msgspec
 
+from builder.locking import try_lock
 from e2e import cgroups, keeper
 from services.common.errors import BusyError, HostError, MissingError, UsageError, nearest
 
 FOLDER = Path("/run/backline/labs")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
+_JOURNAL = re.compile(r"backline-lan-([a-z0-9][a-z0-9-]{0,30})-[a-z0-9_]{8}\.journal")
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,11 +132,42 @@ def find(name: str | None) -> Record:
     return alive[name]
 
 
+def make_journal(name: str) -> tuple[int, Path]:
+    """A file for a lab's journal: open, and locked while its process lives."""
+    descriptor, path = tempfile.mkstemp(prefix=f"backline-lan-{name}-", suffix=".journal")
+    try_lock(descriptor)
+    return descriptor, Path(path)
+
+
+def keep_journal(path: Path) -> Path:
+    """Name a file of `make_journal` as one that somebody was told of; returns its path from now on."""
+    match = _JOURNAL.fullmatch(path.name)
+    return path if match is None or path.parent != Path(tempfile.gettempdir()) else path.rename(_kept(path))
+
+
+def _kept(path: Path) -> Path:
+    return path.with_suffix(".kept.journal")
+
+
+def journals() -> dict[str, list[Path]]:
+    """Journals that nobody kept, of processes that are gone, by lab: what a kill leaves to look at."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(Path(tempfile.gettempdir()).glob("backline-lan-*.journal")):
+        match = _JOURNAL.fullmatch(path.name)
+        if match is None:
+            continue
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            if try_lock(file.fileno()):
+                found.setdefault(match[1], []).append(path)
+    return found
+
+
 def leftovers() -> list[str]:
     """Names of labs whose owner is gone and of which something is still there."""
     known = labs()
     dead = {name for name, record in known.items() if not record.alive}
-    return sorted(dead | {name for name in cgroups.left_behind() if name not in known})
+    found = dead | {name for name in [*cgroups.left_behind(), *journals()] if name not in known}
+    return sorted(found)
 
 
 def clean_one(name: str) -> None:
@@ -149,6 +183,16 @@ def clean_one(name: str) -> None:
         keeper.remove_cgroup(str(group))
         cgroups.stop_scope(name)
     release(path)
+
+
+def clean() -> list[str]:
+    """Remove everything that dead labs have left, their journals too, but those that were kept; returns their names."""
+    names = leftovers()
+    for name in names:
+        for path in journals().get(name, []):
+            path.unlink(missing_ok=True)
+        clean_one(name)
+    return names
 
 
 def end(record: Record) -> None:

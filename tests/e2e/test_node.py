@@ -51,6 +51,18 @@ def test_a_node_is_off_then_starting_or_up_then_off(node: Node) -> None:
     assert node.state == "off"
 
 
+def test_a_frozen_node_says_so_until_it_is_thawed(node: Node) -> None:
+    node.start()
+    node.wait_ready()
+    node.freeze()
+    assert node.state == "frozen"
+    node.thaw()
+    assert node.state == "up"
+    node.freeze()
+    node.crash()
+    assert node.state == "off"
+
+
 def test_the_time_to_its_default_target_is_known(node: Node) -> None:
     node.start()
     node.wait_ready()

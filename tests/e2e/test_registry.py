@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from services.common.errors import BusyError, MissingError, UsageError
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(registry, "FOLDER", tmp_path / "labs")
     monkeypatch.setattr(cgroups, "left_behind", dict)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path / "labs"
 
 
@@ -92,3 +94,25 @@ def test_a_lab_that_lives_is_not_cleaned() -> None:
 def test_a_record_that_is_released_leaves_no_file(folder: Path) -> None:
     registry.release(registry.claim("one"))
     assert not folder.exists()
+
+
+def test_a_journal_of_a_dead_process_is_found_by_its_lab_and_one_that_was_kept_is_not() -> None:
+    descriptor, path = registry.make_journal("hall-1")
+    assert registry.journals() == {}, "its process lives"
+    os.close(descriptor)
+    assert registry.journals() == {"hall-1": [path]}
+    kept = registry.keep_journal(path)
+    assert (kept.exists(), registry.journals()) == (True, {})
+    assert registry.keep_journal(kept) == kept
+
+
+def test_a_journal_in_a_file_of_ones_own_is_never_renamed(tmp_path: Path) -> None:
+    path = tmp_path / "elsewhere" / "backline-lan-hall-abcdefgh.journal"
+    assert registry.keep_journal(path) == path
+
+
+def test_cleaning_removes_the_journals_of_dead_labs() -> None:
+    descriptor, path = registry.make_journal("hall-2")
+    os.close(descriptor)
+    assert registry.clean() == ["hall-2"]
+    assert not path.exists()
