@@ -150,6 +150,13 @@ def test_a_query_that_cannot_be_read_is_explained(root: Browser) -> None:
     assert "inside of a quote" in text_of(root.page("/machines?q=%22open"))
 
 
+@pytest.mark.parametrize(
+    "path", ["/machines/99999999999999999999", "/machines/0/edit", "/switches/99999999999999999999"]
+)
+def test_an_id_that_nobody_has_is_not_found(root: Browser, path: str) -> None:
+    assert "Not Found" in root.page(path, status=404)
+
+
 @pytest.mark.parametrize("path", ["/machines?page=0", "/machines?sort=colour", "/machines?size=7", "/machines?what=1"])
 def test_an_address_that_makes_no_sense_is_refused(root: Browser, path: str) -> None:
     assert "Bad Request" in root.page(path, status=400)

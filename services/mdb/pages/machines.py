@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute
 
 from services.common.edge import read_query
-from services.common.errors import BacklineError, BusyError, UsageError
+from services.common.errors import BacklineError, BusyError, MissingError, UsageError
 from services.common.pages import Page, Pages
 from services.common.pages.forms import Form, read_form
 from services.mdb.pages import editing, listing
@@ -21,6 +21,7 @@ from services.mdb.pages.people import Person, caller, visible, writer
 from services.mdb.schema import Machine, MachineType, Strict
 from services.mdb.store import MACHINES, Store
 
+ID_MAX = 2**63 - 1  # of a BIGINT
 HISTORY = 20
 OWNED = ("hostname", "aliases", "ip", "type")
 
@@ -79,7 +80,7 @@ class MachinePages:
     async def show(self, request: Request) -> Response:
         """One machine, its lease, what it boots and why, its history."""
         seen = read_query(request, Seen)
-        machine = await asyncio.to_thread(self.store.machine, int(request.path_params["id"]))
+        machine = await asyncio.to_thread(self.store.machine, id_of(request))
         return await self._machine(request, machine, done=seen.done)
 
     async def named(self, request: Request) -> Response:
@@ -90,7 +91,7 @@ class MachinePages:
     async def edit(self, request: Request) -> Response:
         """The form, in the machine's page."""
         writer(request)
-        machine = await asyncio.to_thread(self.store.machine, int(request.path_params["id"]))
+        machine = await asyncio.to_thread(self.store.machine, id_of(request))
         return await self._form(request, machine, mine=editing.texts(machine))
 
     async def save(self, request: Request) -> Response:
@@ -98,7 +99,7 @@ class MachinePages:
         actor = writer(request)
         form = await read_form(request)
         mine, was, match = _mine(form), _was(form), revision_of(form)
-        machine = await asyncio.to_thread(self.store.machine, int(request.path_params["id"]))
+        machine = await asyncio.to_thread(self.store.machine, id_of(request))
         if machine.revision != match:
             return await self._contested(request, machine, form, mine=mine, was=was)
         try:
@@ -150,21 +151,21 @@ class MachinePages:
     async def code(self, request: Request) -> Response:
         """A one-time code with which the machine registers again; this answer alone shows it."""
         actor = writer(request)
-        made = await asyncio.to_thread(self.store.make_code, actor, int(request.path_params["id"]))
+        made = await asyncio.to_thread(self.store.make_code, actor, id_of(request))
         machine = await asyncio.to_thread(self.store.machine, made.machine)
         return await self._machine(request, machine, code=made)
 
     async def doomed(self, request: Request) -> Response:
         """Ask once more before a machine goes."""
         writer(request)
-        machine = await asyncio.to_thread(self.store.machine, int(request.path_params["id"]))
+        machine = await asyncio.to_thread(self.store.machine, id_of(request))
         return await self.pages.answer(request, "remove.html", machine=machine)
 
     async def remove(self, request: Request) -> Response:
         """Remove a machine, if it is as it was shown."""
         actor = writer(request)
         form = await read_form(request)
-        id = int(request.path_params["id"])
+        id = id_of(request)
         await asyncio.to_thread(self.store.delete, actor, id, match=revision_of(form))
         return RedirectResponse("/machines?done=1", status_code=303)
 
@@ -249,6 +250,14 @@ def _was(form: Form) -> editing.Texts:
         return msgspec.json.decode(form.raw("was") or "{}", type=dict[str, str])
     except msgspec.DecodeError as error:
         raise UsageError("request.syntax", "the form is not one of ours") from error
+
+
+def id_of(request: Request) -> int:
+    """The id in the path. Raises MissingError for one that no record can have."""
+    id = int(request.path_params["id"])
+    if id > ID_MAX:
+        raise MissingError("record.unknown", "there is no record with such an id")
+    return id
 
 
 def revision_of(form: Form) -> int:

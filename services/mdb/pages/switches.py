@@ -16,7 +16,7 @@ from services.common.errors import BacklineError, BusyError
 from services.common.pages import Page, Pages
 from services.common.pages.forms import Form, read_form
 from services.mdb.pages import editing
-from services.mdb.pages.machines import revision_of, suggestions
+from services.mdb.pages.machines import id_of, revision_of, suggestions
 from services.mdb.pages.people import writer
 from services.mdb.schema import NewSwitch, Switch, SwitchPatch
 from services.mdb.store import Store
@@ -66,14 +66,14 @@ class SwitchPages:
     async def edit(self, request: Request) -> Response:
         """The form of one."""
         writer(request)
-        switch = await asyncio.to_thread(self.store.switch, int(request.path_params["id"]))
+        switch = await asyncio.to_thread(self.store.switch, id_of(request))
         return await self._one(request, switch, _texts(switch))
 
     async def save(self, request: Request) -> Response:
         """Take a form. What somebody changed meanwhile is shown, not overwritten."""
         actor = writer(request)
         form = await read_form(request)
-        mine, id = _mine(form), int(request.path_params["id"])
+        mine, id = _mine(form), id_of(request)
         switch = await asyncio.to_thread(self.store.switch, id)
         try:
             patch = convert(_plain(mine), SwitchPatch)
@@ -90,7 +90,7 @@ class SwitchPages:
         """Remove one, if it is as it was shown."""
         actor = writer(request)
         match = revision_of(await read_form(request))
-        await asyncio.to_thread(self.store.delete_switch, actor, int(request.path_params["id"]), match=match)
+        await asyncio.to_thread(self.store.delete_switch, actor, id_of(request), match=match)
         return RedirectResponse("/switches", status_code=303)
 
     async def _list(self, request: Request, mine: editing.Texts, *, status: int = 200, **context: Any) -> Response:
