@@ -647,7 +647,9 @@ def _lan_parser() -> argparse.ArgumentParser:
 def _capabilities() -> str:
     from e2e.capabilities import HINTS, REQUIRED, Capability
 
-    rows = [(one.value, "every lab" if one in REQUIRED else "some verbs or tests", HINTS.get(one, "")) for one in Capability]
+    rows = [
+        (one.value, "every lab" if one in REQUIRED else "some verbs, tests", HINTS.get(one, "")) for one in Capability
+    ]
     return _table(("capability", "needed by", "where it is missing"), rows)
 
 
