@@ -47,6 +47,18 @@ def parser(prog: str) -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="as JSON, with the hall itself")
     command.set_defaults(run=_show)
 
+    command = commands.add_parser(
+        "certificate", help="make a host's key and certificate with the hall's CA, on your own machine"
+    )
+    command.add_argument("host", metavar="HOST", help="a server of hall.toml")
+    command.add_argument("--scope", metavar="SCOPE", help="what it may do, as in feed; without one it serves its names")
+    command.add_argument("--days", type=int, default=365, metavar="N", help="how long it is good (default 365)")
+    command.add_argument("--hall", type=Path, default=Path("hall.toml"), metavar="FILE", help="another hall.toml")
+    command.add_argument("--out", type=Path, metavar="DIR", help="write it into this folder instead")
+    command.add_argument("--passphrase-file", type=Path, metavar="FILE", help="its first line opens the CA's key")
+    command.add_argument("--json", action="store_true", help="what was made as JSON")
+    command.set_defaults(run=_certificate)
+
     command = commands.add_parser("fields", help="every field of hall.toml, as a table in Markdown")
     command.set_defaults(run=_fields)
     return root
@@ -158,6 +170,36 @@ def _show(arguments: argparse.Namespace) -> int:
     print(f"{outcome.hostname} ({outcome.role}): set {outcome.generation}")
     for target in sorted(generation.files()):
         print(f"  {target}")
+    return 0
+
+
+def _certificate(arguments: argparse.Namespace) -> int:
+    from services.common.errors import MissingError, UsageError
+    from services.hall import certificates, init, load
+    from services.hall.host import host_errors
+
+    if arguments.days < 1:
+        raise UsageError("hall.days", "a certificate is good for a day at least")
+    hall = load.load(arguments.hall)
+    folder = init.config_folder() / "halls" / hall.site.name
+    with host_errors():
+        try:
+            key = (folder / "ca.key").read_bytes()
+        except FileNotFoundError as error:
+            hint = "certificates are made where `backline init` was run"
+            raise MissingError("hall.ca", "the hall's CA key is not here", where=str(folder), hint=hint) from error
+        passphrase = init.passphrase_of(key, arguments.passphrase_file)
+        authority = certificates.Authority.open(key, hall.trust.ca.encode(), passphrase=passphrase)
+        pem = certificates.for_host(hall, authority, arguments.host, scope=arguments.scope, days=arguments.days)
+        target = arguments.out or folder / "certificates" / arguments.host
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        name = certificates.credential(arguments.scope)
+        init.write_private(target / name, pem)
+    if arguments.json:
+        print(json.dumps({"file": str(target / name), "credential": name, "days": arguments.days}))
+        return 0
+    print(f"made   {target / name}")
+    print(f"next: install -m 600 it as /etc/credstore/{name} of {arguments.host}, and start what uses it again")
     return 0
 
 

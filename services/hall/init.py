@@ -119,18 +119,43 @@ def _private_folder(path: Path) -> None:
 
 
 def _passphrase(arguments: argparse.Namespace) -> bytes | None:
-    from services.common.errors import InputError, UsageError
+    from services.common.errors import UsageError
 
     if arguments.ask_passphrase:
         phrase = getpass.getpass("Passphrase for the CA's key: ")
         if not phrase or phrase != getpass.getpass("Again: "):
             raise UsageError("init.passphrase", "the passphrases are empty or differ; nothing was made")
         return phrase.encode()
-    if arguments.passphrase_file is None:
+    return None if arguments.passphrase_file is None else _read_passphrase(arguments.passphrase_file)
+
+
+def passphrase_of(key: bytes, file: Path | None) -> bytes | None:
+    """The passphrase that opens a private key (PEM): of `file`, or asked for; None for a key without one."""
+    if b"ENCRYPTED" not in key:
         return None
-    file = str(arguments.passphrase_file)
+    return getpass.getpass("Passphrase of the CA's key: ").encode() if file is None else _read_passphrase(file)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replace a file of the administrator's in one step, 0600, on disk when this returns."""
+    descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        lines = arguments.passphrase_file.read_text().splitlines()
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        Path(aside).rename(path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def _read_passphrase(path: Path) -> bytes:
+    from services.common.errors import InputError
+
+    file = str(path)
+    try:
+        lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("init.passphrase", f"cannot be read: {error}", where=file) from error
     if not lines or not lines[0]:
