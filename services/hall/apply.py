@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -132,6 +133,7 @@ def _adopt(generations: Generations, source: Path, role: str | None, daemons: Da
     document = toml.load(source, area="hall")
     hall = load.check(document)
     identity = identify(hall, role, daemons.hostname())
+    identity = replace(identity, tls=identity.role == "gw" and daemons.certificate() is not None)
     files = render(hall, identity)
     verify.check(files)
     current = generations.current()

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Set
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Protocol
 
 from services.common import process
 from services.common.errors import InputError
-from services.hall import render
+from services.hall import edge, render
 from services.hall.generations import inside
 
 PATIENCE = 30.0  # seconds for a check or a request; none of them does real work
@@ -29,6 +31,7 @@ _UNITS = {
     "backline-mdb.service": render.MDB,
     "backline-dhcp.service": render.DHCP,
     "backline-dns.service": render.DNS,
+    "nginx.service": str(Path(edge.CONFIGURATION).parent),
 }
 
 
@@ -41,6 +44,10 @@ class Daemons(Protocol):
 
     def set_hostname(self, name: str) -> None:
         """Give it the (transient) host name `name`."""
+        ...
+
+    def certificate(self) -> Path | None:
+        """The certificate that this machine has for serving (`services.hall.edge`)."""
         ...
 
     def check(self, files: Path) -> None:
@@ -64,6 +71,9 @@ class Offline:
     def set_hostname(self, name: str) -> None:
         self.name = name
 
+    def certificate(self) -> Path | None:
+        return None
+
     def check(self, files: Path) -> None:
         pass
 
@@ -82,9 +92,14 @@ class Live:
         # The kernel's name is what hostnamed calls transient; no bus is needed this early, and no file is left.
         socket.sethostname(name)
 
+    def certificate(self) -> Path | None:
+        return next((path for place in edge.CERTIFICATE_PLACES if (path := Path(place)).exists()), None)
+
     def check(self, files: Path) -> None:
         check_sshd(inside(files, render.SSHD))
         check_chrony(inside(files, render.CHRONY))
+        if inside(files, edge.CONFIGURATION).exists():
+            check_nginx(files, self.certificate())
 
     def tell(self, changed: Set[str]) -> list[str]:
         units = [unit for unit, place in _UNITS.items() if any(target.startswith(place) for target in changed)]
@@ -129,6 +144,25 @@ def check_chrony(config: Path) -> None:
     chronyd = program("chronyd")
     if chronyd is not None:
         _ask("chronyd", [chronyd, "-p", "-f", str(config)])
+
+
+def check_nginx(files: Path, certificate: Path | None) -> None:
+    """Let nginx read its servers (nginx(8) -t). Raises InputError("hall.refused"); without an nginx nothing.
+
+    It reads a copy: a test of nginx opens what it would listen on, and this early there is neither a network nor the
+    credential of its unit.
+    """
+    nginx = program("nginx")
+    if nginx is None:
+        return
+    with tempfile.TemporaryDirectory(prefix="backline-nginx-") as folder:
+        text = inside(files, edge.CONFIGURATION).read_text()
+        text = re.sub(r"\blisten (\d+)\b", rf"listen unix:{folder}/\1", text)
+        text = text.replace(edge.CERTIFICATE, str(certificate)).replace(edge.CA, str(inside(files, render.CA)))
+        kept = "".join(f"{name}_temp_path {folder};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        whole = f"user root; pid {folder}/pid; error_log stderr; events {{}} http {{ {kept} access_log off;\n{text} }}"
+        Path(folder, "nginx.conf").write_text(whole)
+        _ask("nginx", [nginx, "-t", "-q", "-e", "stderr", "-p", folder, "-c", f"{folder}/nginx.conf"])
 
 
 def _ask(daemon: str, argv: list[str]) -> None:

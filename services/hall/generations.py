@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 from services.common.errors import BusyError, HostError
@@ -126,7 +126,7 @@ class Generations:
             else:
                 _write(path, file.content, file.mode)
         _write(aside / "hall.toml", source, 0o644)
-        _write(aside / "identity.json", json.dumps({"role": identity.role, "hostname": identity.hostname}), 0o644)
+        _write(aside / "identity.json", json.dumps(asdict(identity)), 0o644)
         return aside
 
     def adopt(self, staged: Path) -> Generation:

@@ -19,7 +19,7 @@ from services.common import administrators
 from services.common.codec import encode_json
 from services.common.errors import InputError
 from services.common.signing import format_signers
-from services.hall import for_dhcp, for_dns, for_mdb, for_netboot, keys
+from services.hall import edge, for_dhcp, for_dns, for_mdb, for_netboot, keys
 from services.hall.schema import Administrator, AdministratorRole, Hall, Host, Method, Nic, Purpose
 
 NETWORKD = "/run/systemd/network"
@@ -49,10 +49,11 @@ _NO_KINDS = "!bridge vlan bond vxlan"  # a VLAN or bridge has the MAC of the por
 
 @dataclass(frozen=True)
 class Identity:
-    """Which machine this is: the role of its image, and its host name."""
+    """Which machine this is: the role of its image, its host name, and whether it has a certificate for serving."""
 
     role: str
     hostname: str
+    tls: bool = False
 
     @property
     def seat(self) -> bool:
@@ -108,6 +109,8 @@ def render(hall: Hall, identity: Identity) -> dict[str, File]:
         LOCALE: File(f"{_HEADER}LANG={site.locale}\n"),
         KEYBOARD: File(f'{_HEADER}XKBMODEL="pc105"\nXKBLAYOUT="{site.keyboard}"\nBACKSPACE="guess"\n'),
     }
+    if identity.role == "gw":
+        files[edge.CONFIGURATION] = File(edge.servers(hall, tls=identity.tls))
     if not identity.seat:  # nobody logs in to the services of a seat
         files[ADMINISTRATORS] = File(_people(hall))
     for name, text in _networkd(hall, identity, host).items():

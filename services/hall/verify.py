@@ -16,7 +16,7 @@ from services.common.codec import decode_json
 from services.common.errors import BacklineError, InputError
 from services.common.names import label_problem
 from services.common.signing import parse_signers
-from services.hall import keys, render
+from services.hall import edge, keys, render
 from services.hall.render import File
 
 _NETWORK: dict[str, set[str]] = {
@@ -88,6 +88,9 @@ def _check(target: str, text: str) -> None:
     elif target == render.AUTHORIZED_KEYS:
         for line in _lines(text):
             keys.check_ssh_key(line)
+    elif target == edge.CONFIGURATION:  # nginx checks it
+        if text.count("{") != text.count("}"):
+            raise ValueError("a block does not end")
     elif target == render.ADMINISTRATORS:
         decode_json(text.encode(), Administrators)
     elif target.endswith(".toml"):

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from services.common.errors import BusyError, InputError
+from services.hall import ca, edge
 from services.hall import daemons as daemons_module
 from services.hall.apply import ISSUE, OVERRIDE, UNCONFIGURED, Outcome, apply, in_force
+from services.hall.certificates import Authority
 from services.hall.daemons import Offline
 from services.hall.generations import Generations, inside
 from services.hall.render import Identity, render
@@ -327,3 +329,38 @@ def test_chronyd_takes_what_is_rendered_and_refuses_nonsense(rendered: Path) -> 
     config.write_text("sever 192.168.1.254\n")
     with pytest.raises(InputError, match="chronyd refuses"):
         daemons_module.check_chrony(config)
+
+
+NGINX = daemons_module.program("nginx")
+
+
+@pytest.mark.skipif(NGINX is None, reason="missing capability: nginx")
+@pytest.mark.parametrize("tls", [False, True])
+def test_nginx_takes_what_is_rendered_and_refuses_nonsense(rendered: Path, tmp_path: Path, tls: bool) -> None:
+    certificate = tmp_path / "backline.tls"
+    certificate.write_bytes(Authority.open(*ca.make("finals", "prolo", passphrase=None)).issue("gw", names=["a.prolo"]))
+    config = inside(rendered, edge.CONFIGURATION)
+    config.write_text(edge.servers(hall(), tls=tls))
+    daemons_module.check_nginx(rendered, certificate if tls else None)
+    config.write_text(edge.servers(hall(), tls=tls).replace("deny all;", "deny al;", 1))
+    with pytest.raises(InputError, match="nginx refuses"):
+        daemons_module.check_nginx(rendered, certificate if tls else None)
+
+
+def test_a_certificate_turns_tls_on_and_off(tmp_path: Path) -> None:
+    class WithCertificate(Recording):
+        def __init__(self) -> None:
+            super().__init__()
+            self.path: Path | None = None
+
+        def certificate(self) -> Path | None:
+            return self.path
+
+    daemons = WithCertificate()
+    run(tmp_path, proposal(), daemons)
+    assert "443" not in view(tmp_path)[edge.CONFIGURATION]
+    daemons.path = tmp_path / "backline.tls"
+    assert run(tmp_path, proposal(), daemons).changed == [edge.CONFIGURATION]
+    assert "listen 443 ssl" in view(tmp_path)[edge.CONFIGURATION]
+    daemons.path = None
+    assert run(tmp_path, proposal(), daemons).changed == [edge.CONFIGURATION]
