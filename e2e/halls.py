@@ -1,25 +1,28 @@
 """The hall.toml of a lab: the proposal of `backline init`, with a certificate authority that lives as long as the lab.
 
-The lab's Internet is its upstream segment, so the way out is static there and nobody is asked for the time.
+The lab's Internet is its upstream segment, so the way out is static there and nobody is asked for the time. Whoever has
+the lab has what its administrator has: the CA's key, and an SSH key that opens the machines and logs in to services.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from services.common import toml
 from services.common.errors import UsageError
-from services.hall import ca, init, load
+from services.hall import ca, certificates, init, load
+from services.hall.certificates import Authority
 from services.hall.schema import Hall
 
 NAME = "lab"
 DOMAIN = "prolo"
+_SCOPES: Mapping[str, tuple[str | None, ...]] = {"gw": (None,), "rhfs": (None, "feed")}
 UPSTREAM = """[upstream]
 method = "static"
 address = "198.51.100.2/24"
@@ -33,26 +36,58 @@ class LabHall:
 
     text: str
     data: Hall
+    authority: Authority | None = None
+    """The CA with its key; None for an administrator's own hall."""
+    administrator: str | None = None
+    """The private key (OpenSSH) of the hall's administrator; None as above."""
+
+    def key_in(self, folder: Path) -> Path:
+        """The administrator's key as a file that ssh and `backline login --key` take."""
+        assert self.administrator is not None, "this hall's administrator keeps his key"
+        path = folder / "administrator"
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_text(self.administrator)
+        return path
+
+    def certificates(self, host: str) -> dict[str, bytes]:
+        """The certificates of a server, as systemd credentials: for its names, and on rhfs for following feeds."""
+        if self.authority is None or host not in self.data.hosts:
+            return {}
+        scopes = _SCOPES.get(self.data.hosts[host].role, ())
+        return {
+            certificates.credential(scope): certificates.for_host(self.data, self.authority, host, scope=scope)
+            for scope in scopes
+        }
 
 
 def make(*, roles: Mapping[str, str] | None = None, administrator_keys: list[str] | None = None) -> LabHall:
     """A throwaway hall, in which some hosts have other `roles` than usual: stand-ins for images to come.
 
-    Its private keys are made in memory and forgotten: nothing in a lab is signed by them later. Raises
+    Its private keys are made in memory and stay there. `administrator_keys` open it besides its own. Raises
     UsageError("lan.hall") when gw is to be something else.
     """
     if (other := (roles or {}).get("gw", "gw")) != "gw":
         hint = "another name for that node, or `hall = false` for a machine that knows of no hall"
         raise UsageError("lan.hall", f"the node gw has the role {other}, and a hall's gw is its gateway", hint=hint)
-    _, certificate = ca.make(NAME, DOMAIN, passphrase=None)
+    key, certificate = ca.make(NAME, DOMAIN, passphrase=None)
+    administrator = Ed25519PrivateKey.generate()
     signer = Ed25519PrivateKey.generate().public_key()
-    line = signer.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
-    text = init.proposal(NAME, DOMAIN, certificate.decode(), (NAME, f"{line} nobody"), administrator_keys or [])
+    people = [f"{_line(administrator.public_key())} administrator", *(administrator_keys or [])]
+    text = init.proposal(NAME, DOMAIN, certificate.decode(), (NAME, f"{_line(signer)} nobody"), people)
     before, _, rest = text.partition("[upstream]")
     text = before + UPSTREAM + rest[rest.index("\n# Who may log in") :]
     for host, role in (roles or {}).items():
         text = re.sub(rf"(?m)^(\[hosts\.{re.escape(host)}\]\nrole = ).*$", rf'\g<1>"{role}"', text)
-    return parse(text, Path("hall.toml"))
+    private = administrator.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    hall = parse(text, Path("hall.toml"))
+    return replace(hall, authority=Authority.open(key, certificate), administrator=private.decode())
+
+
+def _line(key: Ed25519PublicKey) -> str:
+    return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
 
 
 def parse(text: str, where: Path) -> LabHall:

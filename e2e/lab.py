@@ -233,6 +233,7 @@ class Lab:
         }
         if node.spec.hall:
             found["backline.hall"] = self.hall.text.encode()
+            found |= self.hall.certificates(node.name)
             found = stand_ins.join(found, self._stand_ins(node))
         found |= {name: text.encode() for name, text in node.spec.credentials.items()}
         return found

@@ -1,4 +1,4 @@
-"""Debian's own servers as containers on our images, one class each: Kea, BIND, PostgreSQL, sshd.
+"""Debian's own servers as containers on our images, one class each: Kea, BIND, PostgreSQL, sshd, nginx.
 
 Each is testcontainers' DockerContainer: `with KeaContainer(podman.image_of("gw"), ...) as kea:` begins when the server
 answers. What they get as configuration is complete, nothing of the image's own is read; what they write goes with them.
@@ -23,6 +23,7 @@ from testcontainers.core.wait_strategies import (
 )
 
 from services.common.errors import HostError
+from services.hall import edge
 
 KEA_FILE = "/etc/kea/backline.conf"
 KEA_SOCKET = "/run/kea/kea4-ctrl-socket"
@@ -49,6 +50,12 @@ options {
 };
 controls { };
 """
+NGINX_FILE = "/etc/nginx/backline.conf"
+_NGINX = f"""\
+install -d /run/nginx /var/lib/nginx
+exec nginx -e stderr -c {NGINX_FILE} -g 'daemon off; user www-data;'
+"""
+_EXTRA = Path(__file__).parents[1] / "images/gw/mkosi.extra"
 PASSWORD_FILE = "/etc/postgresql/backline-password"
 AUTHORIZED_KEYS = "/etc/ssh/backline-keys"
 _SSHD = f"""\
@@ -215,6 +222,24 @@ class SshContainer(_Server):
     def address(self) -> str:
         """Its own address, where it listens on port 22."""
         return str(self.get_wrapped_container().attrs["NetworkSettings"]["IPAddress"])
+
+
+class NginxContainer(_Server):
+    """nginx as the edge of gw, with the servers that `backline hall` renders.
+
+    `run` is a folder of this host that it has as /run/backline: the hall's ca.pem, and the sockets of services, which
+    see an ordinary process of nginx's user. It answers on ports 80 and, with a `certificate` (and key), 443.
+    """
+
+    def __init__(self, image: str, servers: str, run: Path, *, certificate: bytes) -> None:
+        super().__init__(image, ports=[80, 443])
+        self.with_file(NGINX_FILE, (_EXTRA / NGINX_FILE.lstrip("/")).read_text())
+        self.with_volume_mapping(str(run), "/run/backline", "ro")
+        (run / "nginx.d").mkdir(exist_ok=True)
+        (run / "nginx.d/50-hall.conf").write_text(servers)
+        self.with_file(edge.CERTIFICATE, certificate.decode())
+        self.with_command(["sh", "-ec", _NGINX])
+        self.waiting_for(CompositeWaitStrategy(PortWaitStrategy(80), PortWaitStrategy(443)))
 
 
 def _run(container: DockerContainer, argv: list[str], *, user: str | None = None) -> str:

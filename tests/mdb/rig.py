@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from services.common import main
@@ -28,13 +28,15 @@ network = "192.168.0.0/23"
 
 
 @contextlib.contextmanager
-def serving(folder: Path, database: str, *, pools: bool = True) -> Iterator[Service]:
+def serving(
+    folder: Path, database: str, *, pools: bool = True, env: Mapping[str, str] | None = None
+) -> Iterator[Service]:
     """mdb over a database, ready to answer; without `pools` every address is written down."""
     file = folder / "mdb.toml"
     file.write_text(CONFIGURATION.format(database=database) + (POOLS if pools else ""))
     (folder / "service.sock").unlink(missing_ok=True)
     (folder / "notify").unlink(missing_ok=True)
-    with activated(folder, [*MDB, "--config", str(file)]) as service:
+    with activated(folder, [*MDB, "--config", str(file)], env=env) as service:
         yield service
 
 

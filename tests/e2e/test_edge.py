@@ -1,0 +1,442 @@
+"""gw's nginx with what `backline hall` renders, in front of real services: who is let in as whom, and who is not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.settings import Settings
+from e2e.containers import engine
+from e2e.servers import NginxContainer
+from services.common import main, saved_sessions, signing
+from services.common.client import Call
+from services.common.errors import Exit, MissingError
+from services.common.feed.client import Follower
+from services.common.problem import RemoteError
+from services.common.process import run
+from services.common.sessions import Who
+from services.common.tls import TlsSettings
+from services.common.tokens import Tokens, new_key
+from services.hall import ca, edge
+from services.hall.certificates import Authority
+from services.hall.schema import Hall
+from services.mdb.client import Mdb
+from services.mdb.schema import MachineType, NewMachine
+from tests.common.access_rig import Answer, Guarded, guarded
+from tests.common.service_rig import Service
+from tests.hall.halls import hall
+from tests.mdb.rig import serving
+
+pytestmark = [pytest.mark.images, pytest.mark.needs("podman", "root", "cgroup2", "namespaces", "overlayfs")]
+BENCH = ("[networks.aliens]", '[networks.bench]\ncidr = "10.88.0.0/16"\n\n[networks.aliens]')
+"""A hall whose machines include the containers' host."""
+FORGED = {
+    "X-Real-IP": "192.168.0.66",
+    "X-Forwarded-For": "192.168.0.66",
+    "X-Forwarded-Proto": "https",
+    "X-Client-Verify": "SUCCESS",
+    "X-Client-Subject": "CN=rhfs01,OU=heartbeat",
+}
+
+
+@dataclass
+class Edge:
+    """nginx, mdb as `mdb`, a guarded service as `netboot`, and the CA behind the certificates."""
+
+    nginx: NginxContainer
+    address: str
+    guarded: Guarded
+    mdb: Service
+    folder: Path
+    authority: Authority
+
+    def certificate(self, name: str, pem: bytes) -> Path:
+        """A certificate and key as a file."""
+        path = self.folder / f"{name}.pem"
+        path.write_bytes(pem)
+        return path
+
+    def ask(
+        self,
+        path: str,
+        *,
+        host: str = "netboot.prolo",
+        method: str = "GET",
+        tls: bool = True,
+        headers: Mapping[str, str] | None = None,
+        certificate: Path | None = None,
+        options: tuple[str, ...] = (),
+    ) -> Answer:
+        """What curl is answered through nginx."""
+        scheme, port = ("https", 443) if tls else ("http", 80)
+        argv = ["curl", "--silent", "--show-error", "--request", method, "--write-out", "\n%{http_code}"]
+        argv += ["--cacert", str(self.folder / "ca.pem"), "--connect-to", f"::{self.address}:{port}", *options]
+        for name, value in (headers or {}).items():
+            argv += ["--header", f"{name}: {value}"]
+        if certificate is not None:
+            argv += ["--cert", str(certificate)]
+        body, _, status = run([*argv, f"{scheme}://{host}{path}"]).stdout.rpartition("\n")
+        return Answer(int(status), json.loads(body) if body.startswith("{") else {}, body)
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[bytes, bytes]:
+    return ca.make("finals", "prolo", passphrase=None)
+
+
+def bench() -> Hall:
+    return hall(BENCH)
+
+
+@pytest.fixture(scope="module")
+def behind(
+    gw_settings: Settings, made: tuple[bytes, bytes], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Edge]:
+    folder = tmp_path_factory.mktemp("edge")
+    (folder / "ca.pem").write_bytes(made[1])
+    authority = Authority.open(*made)
+    served = authority.issue("gw", names=["mdb.prolo", "netboot.prolo"], addresses=[IPv4Address("192.168.1.254")])
+    for name in ("netboot", "mdb"):
+        (folder / name).mkdir()
+    with contextlib.ExitStack() as stack:
+        service = stack.enter_context(guarded(folder / "netboot"))
+        (folder / "mdb" / "access.key").write_bytes(service.key)
+        environment = {
+            "CREDENTIALS_DIRECTORY": str(folder / "mdb"),
+            "BACKLINE_MDB_ACCESS_ADMINISTRATORS": str(folder / "netboot/administrators.json"),
+        }
+        database = f"sqlite:///{folder}/mdb/mdb.db"
+        mdb = stack.enter_context(serving(folder / "mdb", database, env=environment))
+        for name in ("netboot", "mdb"):
+            (folder / f"{name}.sock").symlink_to(f"{name}/service.sock")
+        podman = stack.enter_context(engine(settings=gw_settings))
+        nginx = NginxContainer(podman.image_of("gw"), edge.servers(bench(), tls=True), folder, certificate=served)
+        stack.enter_context(nginx)
+        address = nginx.get_wrapped_container().attrs["NetworkSettings"]["IPAddress"]
+        yield Edge(nginx, address, service, mdb, folder, authority)
+
+
+@pytest.fixture
+def gw(behind: Edge) -> Edge:
+    behind.guarded.administer(behind.guarded.ada())
+    return behind
+
+
+# Names and addresses
+
+
+def test_a_service_is_reached_by_its_name_and_nothing_else_is_there(gw: Edge) -> None:
+    assert json.loads(gw.ask("/version", host="mdb", tls=False).text)["service"] == "mdb"
+    assert json.loads(gw.ask("/version", host="mdb.prolo").text)["service"] == "mdb"
+    for host in ("netboot", "netboot.prolo", "192.168.1.254", "192.168.250.254"):
+        assert gw.ask("/version", host=host, tls=False).body["service"] == "guarded"
+    for host in ("gw.prolo", "udb.prolo", "evil", "192.168.1.10"):
+        assert gw.ask("/version", host=host, tls=False).status == 404
+    assert gw.ask("/version", host="gw.prolo", options=("--insecure",)).status == 404
+
+
+def test_an_address_has_tls_too(gw: Edge) -> None:
+    assert gw.ask("/v1/who", host="192.168.1.254").body["name"] == ""
+    feed = gw.certificate("feed", gw.authority.issue("rhfs01", scope="feed"))
+    assert gw.ask("/v1/who", host="192.168.1.254", certificate=feed).body["name"] == "rhfs01"
+
+
+def test_the_address_of_a_caller_is_the_real_one(gw: Edge) -> None:
+    for tls in (False, True):
+        assert gw.ask("/v1/who", tls=tls).body["origin"] == "10.88.0.1"
+
+
+def test_firmware_of_network_boots_is_there_with_its_length_and_type(gw: Edge) -> None:
+    for method in (("--head",), ()):
+        answer = gw.ask(
+            "/ipxe/snponly.efi",
+            host="192.168.1.254",
+            tls=False,
+            options=(*method, "--output", "/dev/null", "--dump-header", "-"),
+        )
+        assert "200 OK" in answer.text
+        assert "content-type: application/efi" in answer.text.lower()
+        assert "content-length: " in answer.text.lower()
+    assert gw.ask("/ipxe/", host="netboot", tls=False).status == 403
+    assert gw.ask("/ipxe/../../../etc/passwd", tls=False, options=("--path-as-is",)).status in (400, 404)
+    assert gw.ask("/ipxe/snponly.efi", method="PUT", tls=False).status == 403
+
+
+def test_a_service_that_is_down_is_said_to_be(gw: Edge) -> None:
+    (gw.folder / "netboot.sock").rename(gw.folder / "away")
+    try:
+        answer = gw.ask("/v1/who")
+        assert (answer.status, answer.code) == (503, "http.service-unavailable")
+    finally:
+        (gw.folder / "away").rename(gw.folder / "netboot.sock")
+
+
+# Headers
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_no_header_makes_a_caller_somebody(gw: Edge, tls: bool) -> None:
+    answer = gw.ask("/v1/who", tls=tls, headers=FORGED)
+    assert (answer.body["name"], answer.body["scopes"], answer.body["origin"]) == ("", [], "10.88.0.1")
+    underscored = {name.replace("-", "_"): value for name, value in FORGED.items()}
+    assert gw.ask("/v1/who", tls=tls, headers=underscored).body == answer.body
+    assert gw.ask("/v1/beat", method="POST", tls=tls, headers=FORGED).code == "auth.anonymous"
+
+
+def test_a_client_in_the_clear_does_not_say_that_it_has_tls(gw: Edge) -> None:
+    headers = {**FORGED, "Authorization": f"Bearer {gw.guarded.session()}"}
+    assert gw.ask("/v1/who", tls=False, headers=headers).code == "auth.insecure"
+
+
+def test_on_tcp_headers_are_nothing(gw: Edge) -> None:
+    assert gw.guarded.ask("/v1/who", headers=FORGED).body["name"] == "root"  # the unix socket: the kernel's word
+
+
+# Certificates
+
+
+def test_a_certificate_is_its_host_and_scope(gw: Edge) -> None:
+    pem = gw.certificate("beat", gw.authority.issue("rhfs01", scope="heartbeat"))
+    body = gw.ask("/v1/beat", method="POST", certificate=pem).body
+    assert (body["name"], body["roles"], body["scopes"]) == ("rhfs01", ["service"], ["heartbeat"])
+    assert gw.ask("/v1/change", method="POST", certificate=pem).code == "auth.denied"
+
+
+def test_without_a_certificate_one_is_anonymous(gw: Edge) -> None:
+    answer = gw.ask("/v1/beat", method="POST")
+    assert (answer.status, answer.code) == (401, "auth.anonymous")
+
+
+def test_a_certificate_of_another_scope_is_refused(gw: Edge) -> None:
+    pem = gw.certificate("feed", gw.authority.issue("rhfs01", scope="feed"))
+    answer = gw.ask("/v1/beat", method="POST", certificate=pem)
+    assert (answer.status, answer.code) == (403, "auth.scope")
+
+
+def refused(gw: Edge, pem: Path) -> str:
+    """Why nginx refuses a certificate."""
+    answer = gw.ask("/v1/who", certificate=pem)
+    assert (answer.status, answer.code) == (401, "auth.certificate")
+    return str(answer.body["detail"])
+
+
+def test_an_expired_certificate_is_refused(gw: Edge) -> None:
+    past = datetime.now(UTC) - timedelta(days=0.5)
+    pem = gw.authority.issue("rhfs01", scope="heartbeat", days=0.1, now=past)
+    assert "expired" in refused(gw, gw.certificate("expired", pem))
+
+
+def test_a_certificate_of_the_future_is_refused(gw: Edge) -> None:
+    pem = gw.authority.issue("rhfs01", scope="heartbeat", now=datetime.now(UTC) + timedelta(days=3))
+    assert "not yet valid" in refused(gw, gw.certificate("future", pem))
+
+
+def test_a_certificate_of_another_ca_is_refused(gw: Edge) -> None:
+    other = Authority.open(*ca.make("finals", "prolo", passphrase=None))  # of the same name
+    assert refused(gw, gw.certificate("foreign", other.issue("rhfs01", scope="heartbeat")))
+
+
+def test_a_certificate_that_vouches_for_itself_is_refused(gw: Edge) -> None:
+    key, certificate = ca.make("rhfs01", "prolo", passphrase=None)
+    assert refused(gw, gw.certificate("self", certificate + key))
+
+
+def test_a_certificate_signed_by_a_hosts_is_refused(gw: Edge) -> None:
+    host = Authority.open(*_split(gw.authority.issue("rhfs01", scope="feed")))
+    pem = host.issue("gw", scope="heartbeat") + _split(gw.authority.issue("rhfs01", scope="feed"))[1]
+    assert refused(gw, gw.certificate("chain", pem))
+
+
+def test_a_servers_certificate_does_not_call(gw: Edge) -> None:
+    assert "purpose" in refused(gw, gw.certificate("server", gw.authority.issue("gw", names=["gw.prolo"])))
+
+
+def test_a_certificate_with_another_key_does_not_even_connect(gw: Edge) -> None:
+    one, two = (_split(gw.authority.issue("rhfs01", scope="heartbeat")) for _ in range(2))
+    pem = gw.certificate("mixed", one[1] + two[0])
+    with pytest.raises(Exception, match="exit code 58"):  # curl: problem with the local certificate
+        gw.ask("/v1/who", certificate=pem)
+
+
+def _split(pem: bytes) -> tuple[bytes, bytes]:
+    """Key and certificate of what `issue` makes."""
+    certificate, mark, key = pem.partition(b"-----BEGIN PRIVATE KEY-----")
+    return mark + key, certificate
+
+
+def test_a_client_believes_no_server_of_another_ca(gw: Edge, tmp_path: Path, names: None) -> None:
+    (tmp_path / "other.pem").write_bytes(ca.make("finals", "prolo", passphrase=None)[1])
+    with (
+        Mdb("https://mdb.prolo", tls=TlsSettings(ca=tmp_path / "other.pem")) as client,
+        pytest.raises(MissingError, match="certificate verify failed"),
+    ):
+        client.machines()
+
+
+# Sessions and machines
+
+
+def test_a_session_works_over_tls(gw: Edge) -> None:
+    headers = {"Authorization": f"Bearer {gw.guarded.session()}"}
+    assert gw.ask("/v1/change", method="POST", headers=headers).body["name"] == "ada"
+
+
+def test_a_foreign_or_expired_session_is_refused(gw: Edge) -> None:
+    for token, code in ((gw.guarded.session(seconds=0), "auth.expired"), ("session.x", "auth.malformed")):
+        assert gw.ask("/v1/who", headers={"Authorization": f"Bearer {token}"}).code == code
+    foreign = Tokens(new_key()).for_machine("p1", machine=1, boot="ab", seconds=60)
+    assert gw.ask("/v1/who", headers={"Authorization": f"Bearer {foreign}"}).code == "auth.foreign"
+
+
+@pytest.mark.parametrize(("origin", "status"), [("https://netboot.prolo", 200), ("https://mdb.prolo", 403)])
+def test_a_cookie_is_for_the_pages_of_its_service(gw: Edge, origin: str, status: int) -> None:
+    headers = {"Cookie": f"__Host-backline={gw.guarded.session()}", "Origin": origin}
+    assert gw.ask("/v1/change", method="POST", headers=headers).status == status
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_machines_token_works_with_and_without_tls(gw: Edge, tls: bool) -> None:
+    token = gw.guarded.tokens.for_machine("p0001", machine=7, boot="ab", seconds=60)
+    body = gw.ask("/v1/beat", method="POST", tls=tls, headers={"Authorization": f"Bearer {token}"}).body
+    assert (body["machine"], body["boot"]) == (7, "ab")
+
+
+def test_in_the_clear_the_page_to_log_in_sends_to_tls(gw: Edge) -> None:
+    answer = gw.ask("/login?next=/x", host="mdb", tls=False, options=("--dump-header", "-", "--output", "/dev/null"))
+    assert "308 Permanent Redirect" in answer.text
+    assert "https://mdb.prolo/login?next=/x" in answer.text
+
+
+# Our own clients
+
+
+@pytest.fixture
+def names(gw: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process find the hall's names at nginx."""
+    find = socket.getaddrinfo
+
+    def found(host: Any, *arguments: Any, **options: Any) -> Any:
+        return find(gw.address if str(host).endswith(".prolo") else host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    return tmp_path
+
+
+def login(gw: Edge, *words: str) -> int:
+    argv = ["login", "https://mdb.prolo", "--name", "ada", "--ca", str(gw.folder / "ca.pem"), *words]
+    return main.backline(argv)
+
+
+NEW = NewMachine(hostname="p0001", mac="52:54:00:00:00:01", type=MachineType.USER)
+
+
+def test_who_logs_in_changes_mdb_and_who_logs_out_does_not(gw: Edge, names: None, home: Path) -> None:
+    tls = TlsSettings(ca=gw.folder / "ca.pem")
+    with Mdb("https://mdb.prolo", tls=tls) as stranger, pytest.raises(RemoteError) as caught:
+        stranger.create(NEW)
+    assert caught.value.code == "auth.anonymous"
+    assert login(gw, "--key", str(gw.guarded.private)) == 0
+    assert saved_sessions.file_of().stat().st_mode & 0o777 == 0o600
+    with Mdb("https://mdb.prolo") as ada:  # finds session and CA by itself
+        made = ada.create(NEW)
+        (entry,) = ada.audit(made.id).entries
+        assert (entry.actor, entry.origin) == ("ada", "10.88.0.1")
+        ada.delete(made.id)
+    assert main.backline(["logout"]) == 0
+    with Mdb("https://mdb.prolo", tls=tls) as again, pytest.raises(RemoteError):
+        again.create(NEW)
+
+
+def test_a_session_is_sent_to_its_own_address_only(gw: Edge, names: None, home: Path) -> None:
+    assert login(gw, "--key", str(gw.guarded.private)) == 0
+    with Mdb("https://netboot.prolo", tls=TlsSettings(ca=gw.folder / "ca.pem")) as other:
+        assert other.send(Call("GET", "/v1/session", Who)).name == ""
+
+
+def test_the_first_key_of_ones_own_is_used(gw: Edge, names: None, home: Path) -> None:
+    (home / ".ssh").mkdir()
+    for name in ("", ".pub"):
+        (home / f".ssh/id_ed25519{name}").write_bytes(gw.guarded.private.with_name(f"ada{name}").read_bytes())
+    (home / ".ssh/id_ed25519").chmod(0o600)
+    assert login(gw) == 0
+
+
+def test_a_key_that_is_nobodys_does_not_log_in(
+    gw: Edge, names: None, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signing.new_key(home / "eve", comment="eve")
+    assert login(gw, "--key", str(home / "eve")) == Exit.HOST
+    assert "no trusted key" in capsys.readouterr().err
+    assert saved_sessions.load(saved_sessions.file_of()) == {}
+
+
+def test_a_link_for_the_browser_is_printed(
+    gw: Edge, names: None, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert login(gw, "--key", str(gw.guarded.private), "--browser", "--json") == 0
+    link = json.loads(capsys.readouterr().out)["link"]
+    assert link.startswith("https://mdb.prolo/login?code=link.")
+    # A second time the session that is there does: no key is asked for.
+    assert main.backline(["login", "https://mdb.prolo", "--browser"]) == 0
+    assert "https://mdb.prolo/login?code=link." in capsys.readouterr().out
+
+
+def test_a_feed_is_followed_through_nginx_with_a_certificate(gw: Edge, names: None, home: Path) -> None:
+    pem = gw.certificate("feed", gw.authority.issue("rhfs01", scope="feed"))
+    tls = TlsSettings(ca=gw.folder / "ca.pem", certificate=pem)
+
+    async def first_change() -> str:
+        follower = Follower("https://mdb.prolo", tls=tls)
+        async with asyncio.timeout(20):
+            async for batch in follower.batches():
+                if batch.first:
+                    with Mdb(gw.mdb.unix) as local:
+                        await asyncio.to_thread(local.create, NEW)
+                elif batch.changes:
+                    return str((batch.changes[0].after or {})["hostname"])
+        raise AssertionError
+
+    assert asyncio.run(first_change()) == "p0001"
+
+
+def test_a_session_lasts_no_longer_than_its_administrator(gw: Edge) -> None:
+    headers = {"Authorization": f"Bearer {gw.guarded.session()}"}
+    gw.guarded.administer()
+    assert gw.ask("/v1/who", headers=headers).code == "auth.revoked"
+
+
+# Who comes in at all
+
+
+def test_the_world_does_not_come_in(gw: Edge) -> None:
+    """With a hall that the containers' host is not in."""
+    gw.nginx.exec(["sh", "-c", "true"])
+    path = gw.folder / "nginx.d/50-hall.conf"
+    try:
+        path.write_text(edge.servers(hall(), tls=True))
+        gw.nginx.exec(["sh", "-c", "kill -HUP 1"])
+        for _ in range(100):
+            if gw.ask("/v1/who").status == 403:
+                break
+        assert gw.ask("/v1/who").status == 403
+        assert gw.ask("/v1/who", tls=False).status == 403
+    finally:
+        path.write_text(edge.servers(bench(), tls=True))
+        gw.nginx.exec(["sh", "-c", "kill -HUP 1"])
