@@ -234,7 +234,8 @@ class NginxContainer(_Server):
     def __init__(self, image: str, servers: str, run: Path, *, certificate: bytes) -> None:
         super().__init__(image, ports=[80, 443])
         self.with_file(NGINX_FILE, (_EXTRA / NGINX_FILE.lstrip("/")).read_text())
-        self.with_volume_mapping(str(run), "/run/backline", "ro")
+        # Writable: the image's /etc/hosts is a link into it, and podman puts one there.
+        self.with_volume_mapping(str(run), "/run/backline", "rw")
         (run / "nginx.d").mkdir(exist_ok=True)
         (run / "nginx.d/50-hall.conf").write_text(servers)
         self.with_file(edge.CERTIFICATE, certificate.decode())
