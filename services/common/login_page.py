@@ -1,6 +1,6 @@
 """The page /login of every service. It needs no script and no other file, so it shows wherever the service answers.
 
-The template stands here and not in a file: what lies beside the modules of services.common does not come into an image.
+Services without pages of their own have it too, so it is whole in itself and its template stands here.
 """
 
 from __future__ import annotations

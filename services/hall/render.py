@@ -109,8 +109,6 @@ def render(hall: Hall, identity: Identity) -> dict[str, File]:
         LOCALE: File(f"{_HEADER}LANG={site.locale}\n"),
         KEYBOARD: File(f'{_HEADER}XKBMODEL="pc105"\nXKBLAYOUT="{site.keyboard}"\nBACKSPACE="guess"\n'),
     }
-    if identity.role == "gw":
-        files[edge.CONFIGURATION] = File(edge.servers(hall, tls=identity.tls))
     if not identity.seat:  # nobody logs in to the services of a seat
         files[ADMINISTRATORS] = File(_people(hall))
     for name, text in _networkd(hall, identity, host).items():
@@ -119,6 +117,7 @@ def render(hall: Hall, identity: Identity) -> dict[str, File]:
         files[DHCP] = File(_HEADER + for_dhcp.settings(hall))
         files[DNS] = File(_HEADER + for_dns.settings(hall))
         files[MDB] = File(_HEADER + for_mdb.settings(hall))
+        files[edge.CONFIGURATION] = File(edge.servers(hall, tls=identity.tls))
         files[NETBOOT] = File(_HEADER + for_netboot.settings(hall))
     return dict(sorted(files.items()))
 
