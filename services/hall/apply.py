@@ -7,6 +7,7 @@ Without a hall.toml a machine comes up unconfigured and says so, on its console 
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import msgspec
 from services.common import toml
 from services.common.errors import BacklineError, InputError
 from services.common.identity import read_identity
-from services.hall import load, verify
+from services.hall import edge, load, verify
 from services.hall.daemons import Daemons
 from services.hall.generations import Generation, Generations, differences, inside, write_atomically
 from services.hall.render import Identity, identify, render
@@ -99,7 +100,8 @@ def apply(root: Path, daemons: Daemons, *, environment: Mapping[str, str] | None
                 )
             told_role = read_identity({"CREDENTIALS_DIRECTORY": _credentials(root, environ)}, root=root).role
             role = told_role or (before.identity.role if before else None)
-            after, identity = _adopt(generations, source, role, daemons)
+            tls, warnings = _has_certificate(environ, before)
+            after, identity = _adopt(generations, source, role, daemons, tls=tls)
         except BacklineError as error:
             if before is None:
                 mark_unconfigured(root, str(error))
@@ -109,7 +111,7 @@ def apply(root: Path, daemons: Daemons, *, environment: Mapping[str, str] | None
             raise
         for mark in (UNCONFIGURED, ISSUE):
             inside(root, mark).unlink(missing_ok=True)
-        warnings = [f"this image does not link {target} to the hall's" for target in generations.unlinked()]
+        warnings += [f"this image does not link {target} to the hall's" for target in generations.unlinked()]
         if daemons.hostname() != identity.hostname:
             daemons.set_hostname(identity.hostname)
         changed = differences(generations.told(), after)
@@ -128,12 +130,32 @@ def apply(root: Path, daemons: Daemons, *, environment: Mapping[str, str] | None
     )
 
 
-def _adopt(generations: Generations, source: Path, role: str | None, daemons: Daemons) -> tuple[Generation, Identity]:
+def _has_certificate(environment: Mapping[str, str], before: Generation | None) -> tuple[bool, list[str]]:
+    """Whether nginx has a certificate to serve with, and why not when it is no good: that must not stop a hall.
+
+    A reload sees no credentials; what was so at the start is so still.
+    """
+    folder = environment.get("CREDENTIALS_DIRECTORY")
+    if folder is None:
+        return before is not None and before.identity.tls, []
+    path = Path(folder, edge.CREDENTIAL)
+    if not path.exists():
+        return False, []
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, password="")
+    except (OSError, ssl.SSLError) as error:
+        return False, [f"the certificate in credential {edge.CREDENTIAL} is no good, there is no HTTPS: {error}"]
+    return True, []
+
+
+def _adopt(
+    generations: Generations, source: Path, role: str | None, daemons: Daemons, *, tls: bool
+) -> tuple[Generation, Identity]:
     """Render `source` and put it into force, unless just that is in force already."""
     document = toml.load(source, area="hall")
     hall = load.check(document)
     identity = identify(hall, role, daemons.hostname())
-    identity = replace(identity, tls=identity.role == "gw" and daemons.certificate() is not None)
+    identity = replace(identity, tls=tls and identity.role == "gw")
     files = render(hall, identity)
     verify.check(files)
     current = generations.current()

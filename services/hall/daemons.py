@@ -46,10 +46,6 @@ class Daemons(Protocol):
         """Give it the (transient) host name `name`."""
         ...
 
-    def certificate(self) -> Path | None:
-        """The certificate that this machine has for serving (`services.hall.edge`)."""
-        ...
-
     def check(self, files: Path) -> None:
         """Ask each daemon that can check its configuration below `files`. Raises InputError("hall.refused")."""
         ...
@@ -71,9 +67,6 @@ class Offline:
     def set_hostname(self, name: str) -> None:
         self.name = name
 
-    def certificate(self) -> Path | None:
-        return None
-
     def check(self, files: Path) -> None:
         pass
 
@@ -92,14 +85,11 @@ class Live:
         # The kernel's name is what hostnamed calls transient; no bus is needed this early, and no file is left.
         socket.sethostname(name)
 
-    def certificate(self) -> Path | None:
-        return next((path for place in edge.CERTIFICATE_PLACES if (path := Path(place)).exists()), None)
-
     def check(self, files: Path) -> None:
         check_sshd(inside(files, render.SSHD))
         check_chrony(inside(files, render.CHRONY))
         if inside(files, edge.CONFIGURATION).exists():
-            check_nginx(files, self.certificate())
+            check_nginx(files)
 
     def tell(self, changed: Set[str]) -> list[str]:
         units = [unit for unit, place in _UNITS.items() if any(target.startswith(place) for target in changed)]
@@ -146,19 +136,20 @@ def check_chrony(config: Path) -> None:
         _ask("chronyd", [chronyd, "-p", "-f", str(config)])
 
 
-def check_nginx(files: Path, certificate: Path | None) -> None:
+def check_nginx(files: Path) -> None:
     """Let nginx read its servers (nginx(8) -t). Raises InputError("hall.refused"); without an nginx nothing.
 
-    It reads a copy: a test of nginx opens what it would listen on, and this early there is neither a network nor the
-    credential of its unit.
+    It reads a copy: a test of nginx opens what it would listen on and the certificate, and this early there is neither
+    a network nor the credential of its unit.
     """
     nginx = program("nginx")
     if nginx is None:
         return
     with tempfile.TemporaryDirectory(prefix="backline-nginx-") as folder:
         text = inside(files, edge.CONFIGURATION).read_text()
-        text = re.sub(r"\blisten (\d+)\b", rf"listen unix:{folder}/\1", text)
-        text = text.replace(edge.CERTIFICATE, str(certificate)).replace(edge.CA, str(inside(files, render.CA)))
+        text = re.sub(r"\blisten (\d+)(?: ssl)?\b", rf"listen unix:{folder}/\1", text)
+        text = re.sub(r"\bssl_certificate(?:_key)? [^;]*;", "", text)
+        text = text.replace(edge.CA, str(inside(files, render.CA)))
         kept = "".join(f"{name}_temp_path {folder};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
         whole = f"user root; pid {folder}/pid; error_log stderr; events {{}} http {{ {kept} access_log off;\n{text} }}"
         Path(folder, "nginx.conf").write_text(whole)

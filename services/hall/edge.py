@@ -16,12 +16,9 @@ from dataclasses import dataclass
 from services.hall.schema import Hall, Purpose
 
 CONFIGURATION = "/run/backline/nginx.d/50-hall.conf"
-CERTIFICATE = "/run/credentials/nginx.service/backline.tls"
-"""The credential of nginx: certificate and key (`services.hall.certificates`)."""
-CERTIFICATE_PLACES = tuple(
-    f"{place}/backline.tls" for place in ("/run/credentials/@system", "/run/credstore", "/etc/credstore")
-)
-"""Where systemd finds that credential (systemd.exec(5), ImportCredential=), in this order."""
+CREDENTIAL = "backline.tls"
+"""Certificate and key in one PEM (`services.hall.certificates`), for nginx.service and backline-hall.service."""
+CERTIFICATE = f"/run/credentials/nginx.service/{CREDENTIAL}"
 CA = "/run/backline/ca.pem"
 _STATIC = {"/ipxe/": "/usr/lib/ipxe/", "/static/htmx/": "/usr/share/javascript/htmx/"}
 _BAD_CERTIFICATE = (

@@ -336,31 +336,38 @@ NGINX = daemons_module.program("nginx")
 
 @pytest.mark.skipif(NGINX is None, reason="missing capability: nginx")
 @pytest.mark.parametrize("tls", [False, True])
-def test_nginx_takes_what_is_rendered_and_refuses_nonsense(rendered: Path, tmp_path: Path, tls: bool) -> None:
-    certificate = tmp_path / "backline.tls"
-    certificate.write_bytes(Authority.open(*ca.make("finals", "prolo", passphrase=None)).issue("gw", names=["a.prolo"]))
+def test_nginx_takes_what_is_rendered_and_refuses_nonsense(rendered: Path, tls: bool) -> None:
     config = inside(rendered, edge.CONFIGURATION)
     config.write_text(edge.servers(hall(), tls=tls))
-    daemons_module.check_nginx(rendered, certificate if tls else None)
+    daemons_module.check_nginx(rendered)
     config.write_text(edge.servers(hall(), tls=tls).replace("deny all;", "deny al;", 1))
     with pytest.raises(InputError, match="nginx refuses"):
-        daemons_module.check_nginx(rendered, certificate if tls else None)
+        daemons_module.check_nginx(rendered)
 
 
 def test_a_certificate_turns_tls_on_and_off(tmp_path: Path) -> None:
-    class WithCertificate(Recording):
-        def __init__(self) -> None:
-            super().__init__()
-            self.path: Path | None = None
+    environment = machine(tmp_path, text=proposal())
+    certificate = Path(environment["CREDENTIALS_DIRECTORY"], "backline.tls")
 
-        def certificate(self) -> Path | None:
-            return self.path
+    def again(environ: dict[str, str] = environment) -> Outcome:
+        return apply(tmp_path, Offline("gw"), environment=environ)
 
-    daemons = WithCertificate()
-    run(tmp_path, proposal(), daemons)
+    again()
     assert "443" not in view(tmp_path)[edge.CONFIGURATION]
-    daemons.path = tmp_path / "backline.tls"
-    assert run(tmp_path, proposal(), daemons).changed == [edge.CONFIGURATION]
+    certificate.write_bytes(Authority.open(*ca.make("finals", "prolo", passphrase=None)).issue("gw", names=["a.prolo"]))
+    assert again().changed == [edge.CONFIGURATION]
     assert "listen 443 ssl" in view(tmp_path)[edge.CONFIGURATION]
-    daemons.path = None
-    assert run(tmp_path, proposal(), daemons).changed == [edge.CONFIGURATION]
+    assert again({}).changed == []  # a reload, which sees no credentials
+    certificate.unlink()
+    assert again().changed == [edge.CONFIGURATION]
+
+
+def test_a_certificate_that_is_no_good_stops_nothing_but_tls(tmp_path: Path) -> None:
+    environment = machine(tmp_path, text=proposal())
+    key, certificate = ca.make("finals", "prolo", passphrase=b"locked")
+    for bad in (b"", b"nonsense", certificate, certificate + key):
+        Path(environment["CREDENTIALS_DIRECTORY"], "backline.tls").write_bytes(bad)
+        outcome = apply(tmp_path, Offline("gw"), environment=environment)
+        assert outcome.configured
+        assert "no HTTPS" in outcome.warnings[0]
+        assert "443" not in view(tmp_path)[edge.CONFIGURATION]
