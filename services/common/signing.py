@@ -383,7 +383,7 @@ def verify(
 
     Raises IntegrityError: "signature.missing" (no bytes), "signature.untrusted" (a key of none of `signers`, or of one
     who is not trusted at that time or for that namespace), "signature.bad" (damaged, made over other bytes, or made for
-    another namespace). `where` names the signature in the message.
+    another namespace). HostError "signature.program" when ssh-keygen does not run. `where` names the signature.
     """
     key, claimed = signed_by(signature, where=where)
     if claimed != namespace:
@@ -413,6 +413,8 @@ def verify(
         argv = ["ssh-keygen", "-Y", "verify", "-f", f"/proc/self/fd/{trusted}", "-I", signer.name]
         argv += ["-n", namespace, "-s", f"/proc/self/fd/{armoured}"]
         done = process.run(argv, stdin=data, check=False, pass_fds=(trusted, armoured))
+    if done.returncode not in (0, 255):  # 255 is its no; anything else is something that kept it from looking
+        raise HostError("signature.program", f"ssh-keygen could not verify: {done.stderr.strip()}", where=where)
     if done.returncode != 0:
         raise IntegrityError(
             "signature.bad",
