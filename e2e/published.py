@@ -96,6 +96,7 @@ def ganesha(role: str) -> str:
     """The configuration of nfs-ganesha: NFS 4.1, one export, read-only.
 
     Nothing is ever locked or written there, so no client has a state to reclaim after a restart, and none waits for it.
+    Owners are numbers: a client that has to look up "root@domain" starts a program for it, from the very root it reads.
     """
     return f"""NFS_CORE_PARAM {{
     Protocols = 4;
@@ -104,7 +105,7 @@ def ganesha(role: str) -> str:
     # It has no CAP_SYS_RESOURCE in a container, and would end.
     allow_set_io_flusher_fail = true;
 }}
-NFSV4 {{ Minor_Versions = 1; Graceless = true; }}
+NFSV4 {{ Minor_Versions = 1; Graceless = true; Only_Numeric_Owners = true; }}
 EXPORT {{
     Export_Id = 1;
     Path = {STORE}{PATH}/{role};
