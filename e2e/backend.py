@@ -90,6 +90,9 @@ class Run(Protocol):
     def console(self) -> str:
         """What its console showed."""
 
+    def type(self, text: str) -> None:
+        """Type on its keyboard. Raises HostError("lan.keyboard") when it has none."""
+
 
 class Backend(Protocol):
     """Starts nodes."""

@@ -119,3 +119,6 @@ class FakeRun:
     def console(self) -> str:
         """Nothing."""
         return ""
+
+    def type(self, text: str) -> None:
+        """It reads nothing."""

@@ -28,6 +28,15 @@ method = "static"
 address = "198.51.100.2/24"
 gateway = "198.51.100.1"
 """
+# Beside the proposal's one server, in labs whose topology has another.
+RHFS23 = """[hosts.rhfs23]
+role = "rhfs"
+
+[[hosts.rhfs23.nics]]
+addresses = { hall = "192.168.1.12" }
+aliases = ["rhfs2", "hfs2", "rfs2"]
+
+"""
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,8 @@ def make(*, roles: Mapping[str, str] | None = None, administrator_keys: list[str
     text = init.proposal(NAME, DOMAIN, certificate.decode(), (NAME, f"{_line(signer)} nobody"), people)
     before, _, rest = text.partition("[upstream]")
     text = before + UPSTREAM + rest[rest.index("\n# Who may log in") :]
+    if "rhfs23" in (roles or {}):
+        text = text.replace("[hosts.web]\n", f"{RHFS23}[hosts.web]\n", 1)
     for host, role in (roles or {}).items():
         text = re.sub(rf"(?m)^(\[hosts\.{re.escape(host)}\]\nrole = ).*$", rf'\g<1>"{role}"', text)
     private = administrator.private_bytes(

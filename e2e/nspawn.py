@@ -21,6 +21,7 @@ from e2e.keeper import remove_cgroup
 from e2e.reactor import Reactor
 from e2e.roots import Roots
 from e2e.sandbox import Sandbox
+from services.common.errors import HostError
 
 REBOOT = 133
 """nspawn's exit code when the container asked to restart (systemd-nspawn(1), --keep-unit)."""
@@ -215,6 +216,10 @@ class NspawnRun:
             return (self.outside / "console").read_text(errors="replace")
         except OSError:
             return ""
+
+    def type(self, text: str) -> None:
+        """Raises HostError("lan.keyboard")."""
+        raise HostError("lan.keyboard", f"a container has no keyboard to type {text!r} on")
 
 
 def _private(path: str, flags: int) -> int:

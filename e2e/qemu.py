@@ -36,6 +36,10 @@ EMULATED = ("-accel", "tcg,thread=multi", "-cpu", "max,-cx16,-erms,-fsrm", "-smp
 VIRTUALISED = ("-accel", "kvm", "-cpu", "host", "-smp", "2")
 VARIABLES = "uefi-variables.fd"
 _CHUNK = 1 << 16
+_BETWEEN_KEYS = 0.15
+"""Seconds: QEMU holds each key for 0.1 s, and a keyboard's buffer is 16 bytes."""
+# QAPI's names (QKeyCode) of keys that are not called as what they write.
+_KEYS = {"\n": "ret", " ": "spc", "-": "minus", ".": "dot", "/": "slash", "=": "equal", ",": "comma"}
 
 
 def arguments(order: Order, *, home: str, kvm: bool, control: int, console: int, now: datetime) -> list[str]:
@@ -61,6 +65,11 @@ def arguments(order: Order, *, home: str, kvm: bool, control: int, console: int,
         argv += ["-rtc", f"base={clock:%Y-%m-%dT%H:%M:%S}"]
     # A restart is a new run, as with every other back end.
     return [*argv, "-action", "reboot=shutdown"]
+
+
+def keys_of(char: str) -> list[str]:
+    """The keys of a US keyboard that write a character, as QEMU calls them."""
+    return [*(["shift"] if char.isupper() else []), _KEYS.get(char, char.lower())]
 
 
 class QemuBackend:
@@ -185,6 +194,12 @@ class QemuRun:
     def wait_ended(self, deadline: float) -> bool:
         """Wait until it and all of it is gone."""
         return self._ended.wait(max(0.0, deadline - time.monotonic()))
+
+    def type(self, text: str) -> None:
+        """Type on its keyboard: letters, digits and some signs. Raises HostError("lan.qmp")."""
+        for char in text:
+            self._qmp.execute("send-key", keys=[{"type": "qcode", "data": key} for key in keys_of(char)])
+            time.sleep(_BETWEEN_KEYS)
 
     def freeze(self, *, frozen: bool) -> None:
         """Stop or continue its processors; its real-time clock goes on, as after a suspend."""
