@@ -12,11 +12,11 @@ from services.common import main
 from tests.common.service_rig import Service, activated
 
 MDB = [sys.executable, "-m", "services.common.main", "mdb", "serve"]
-CONFIGURATION = """
+WITHOUT_POOLS = """
 database = "{database}"
 reserved = ["192.168.1.254=gw"]
 """
-POOLS = """
+CONFIGURATION = f"""{WITHOUT_POOLS}
 [pools.user]
 range = "192.168.0.1-192.168.0.200"
 network = "192.168.0.0/23"
@@ -33,7 +33,7 @@ def serving(
 ) -> Iterator[Service]:
     """mdb over a database, ready to answer; without `pools` every address is written down."""
     file = folder / "mdb.toml"
-    file.write_text(CONFIGURATION.format(database=database) + (POOLS if pools else ""))
+    file.write_text((CONFIGURATION if pools else WITHOUT_POOLS).format(database=database))
     (folder / "service.sock").unlink(missing_ok=True)
     (folder / "notify").unlink(missing_ok=True)
     with activated(folder, [*MDB, "--config", str(file)], env=env) as service:
