@@ -33,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--lan-repl", action="store_true", help="a Python prompt with `lab` at the moment of failure")
     group.addoption("--lan-seed", type=int, default=None, help="seed of fault schedules (printed; random by default)")
-    group.addoption("--lan-backend", choices=("nspawn", "qemu"), default=None, help="what seats run in")
+    group.addoption("--lan-backend", choices=("nspawn", "qemu", "fake"), default=None, help="what seats run in")
     group.addoption("--lan-topology", default=None, metavar="NAME|FILE", help="replaces the topology of every test")
     group.addoption(
         "--require-all", action="store_true", help="a test that would be skipped for a missing capability fails"

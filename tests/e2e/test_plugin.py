@@ -114,6 +114,18 @@ def test_a_topology_for_all_replaces_that_of_every_test(tmp_path: Path) -> None:
     assert ran.code == 0, ran.out
 
 
+def test_seats_run_in_the_back_end_that_was_chosen_and_servers_in_their_own(tmp_path: Path) -> None:
+    seat = '[nodes.seat]\nrole = "nfsroot"\nseat = true\nhall = false\n'
+    (tmp_path / "seats.toml").write_text(TOPOLOGY + seat)
+    body = """
+def test_seat(lab):
+    assert lab.backend_of(lab["seat"]).name == "fake"
+    assert lab["seat"].state == "up"
+"""
+    ran = run(tmp_path, body, f"--lan-topology={tmp_path}/seats.toml", "--lan-backend=fake")
+    assert ran.code == 0, ran.out
+
+
 def test_a_report_has_the_versions_under_test(tmp_path: Path) -> None:
     body = """
 @pytest.fixture(autouse=True)
