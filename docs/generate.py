@@ -550,6 +550,29 @@ def _dns_settings() -> str:
     return settings.reference(Settings, "dns")
 
 
+def _login_parser() -> argparse.ArgumentParser:
+    """`backline` with the two commands that have no subcommands of their own."""
+    from services.common import login, logout
+
+    root = argparse.ArgumentParser(prog="backline")
+    commands = root.add_subparsers()
+    commands.choices.update({"login": login.parser("backline login"), "logout": logout.parser("backline logout")})
+    return root
+
+
+def openapi_of_sessions() -> dict[str, object]:
+    """The operations that every service has where administrators log in."""
+    from services.common import openapi
+    from services.common.access import Access
+    from services.common.edge import Operation
+    from services.common.sessions import Sessions
+    from services.common.tokens import Tokens
+
+    tokens = Tokens(bytes(32))
+    routes = Sessions("any", Access(tokens=tokens), tokens).routes()
+    return openapi.document([each for each in routes if isinstance(each, Operation)], title="any", version="")
+
+
 def _mdb_parser() -> argparse.ArgumentParser:
     from services.mdb import cli
 
@@ -695,12 +718,14 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "hostd-routes": lambda: _routes(openapi_of_hostd()),
     "hostd-settings": _hostd_settings,
     "hostd-sockets": _hostd_sockets,
+    "login-commands": lambda: command_text(_login_parser(), depth=3),
     "mdb-commands": lambda: command_text(_mdb_parser(), depth=3),
     "mdb-routes": lambda: _routes(openapi_of_mdb()),
     "mdb-settings": _mdb_settings,
     "netboot-commands": lambda: command_text(_netboot_parser(), depth=3),
     "netboot-routes": lambda: _routes(openapi_of_netboot()),
     "netboot-settings": _netboot_settings,
+    "session-routes": lambda: _routes(openapi_of_sessions()),
     "ids-toml": _ids,
     "image-toml": _image_toml,
     "lan-capabilities": _capabilities,
