@@ -72,6 +72,12 @@ def test_an_import_of_another_service_brings_its_module_alone(root: Path) -> Non
         ("from ..common.unused import thing\n", "services/common/unused.py"),
         ("def late():\n    from ..common import unused\n", "services/common/unused.py"),
         ("if TYPE_CHECKING:\n    import services.common.unused\n", "services/common/unused.py"),
+        ("if one:\n    pass\nelif two:\n    import services.common.unused\n", "services/common/unused.py"),
+        ("try:\n    pass\nexcept E:\n    import services.common.unused\n", "services/common/unused.py"),
+        ("try:\n    pass\nfinally:\n    import services.common.unused\n", "services/common/unused.py"),
+        ("while one:\n    pass\nelse:\n    import services.common.unused\n", "services/common/unused.py"),
+        ("match one:\n    case 1:\n        import services.common.unused\n", "services/common/unused.py"),
+        ("class A:\n    async def b():\n        with c: import services.common.unused\n", "services/common/unused.py"),
     ],
 )
 def test_every_way_to_import_counts(root: Path, text: str, file: str) -> None:
