@@ -1,7 +1,9 @@
 """The HTTP face of mdb: machines, their pools and history, and the feed.
 
-Reading is open to the LAN, as it always was. Writing is for role root (`services.common.access`): over the unix socket
-root, mdb's own user and the members of the groups of setting `writer_groups`; over HTTPS who has logged in as root.
+Reading is open to the LAN, as it always was; notes, history and exports are for the users of this host and those who
+have logged in, the feed for them and who has its scope. Writing is for role root (`services.common.access`): over the
+unix socket root, mdb's own user and the members of the groups of setting `writer_groups`; over HTTPS who has logged in
+as root.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ from services.mdb.schema import (
     Variable,
     VariablesList,
     VariableValue,
+    without_notes,
 )
 from services.mdb.store import MACHINES, TOPICS, Create, Delete, Edit, Store, Update
 
@@ -76,15 +79,16 @@ class Mdb:
     async def machines(self, request: Request) -> Machines:
         """Machines that a query finds (see `services.mdb.query`), in the order of their host names."""
         asked = read_query(request, MachinesQuery)
-        found = await asyncio.to_thread(self._found, asked.q)
+        found = await asyncio.to_thread(self._found, asked.q, public=not may_read(request))
         return Machines(machines=found[asked.offset : asked.offset + asked.limit], total=len(found))
 
     async def machine(self, request: Request) -> Response:
         """One machine by id, or by exact name, MAC or address; its ETag is what If-Match wants."""
         name = request.path_params["name"]
-        return _tagged(
-            await asyncio.to_thread(self.store.machine, int(name) if re.fullmatch(r"[0-9]{1,18}", name) else name)
-        )
+        public = not may_read(request)
+        id = int(name) if re.fullmatch(r"[0-9]{1,18}", name) else name
+        machine = await asyncio.to_thread(self.store.machine, id)
+        return _tagged(without_notes(machine) if public else machine)
 
     async def create(self, request: Request) -> Response:
         """Add a machine."""
@@ -129,6 +133,7 @@ class Mdb:
 
     async def export(self, request: Request) -> Response:
         """Machines as a table, which an import takes back."""
+        check_reader(request)
         asked = read_query(request, ExportQuery)
         text = await asyncio.to_thread(lambda: tables.write(self._found(asked.q), asked.format))
         headers = {"content-disposition": f'attachment; filename="machines.{asked.format.value}"'}
@@ -137,16 +142,20 @@ class Mdb:
     async def ansible(self, request: Request) -> dict[str, object]:
         """The hall as an inventory of Ansible: a group for each type and room."""
         asked = read_query(request, InventoryQuery)
-        return inventory.ansible(await asyncio.to_thread(self._found, asked.q))
+        return inventory.ansible(await asyncio.to_thread(self._found, asked.q, public=not may_read(request)))
 
     async def prometheus(self, request: Request) -> list[Target]:
         """The hall as targets for Prometheus (HTTP service discovery)."""
         asked = read_query(request, TargetsQuery)
-        return inventory.prometheus(await asyncio.to_thread(self._found, asked.q), asked.port)
+        return inventory.prometheus(
+            await asyncio.to_thread(self._found, asked.q, public=not may_read(request)), asked.port
+        )
 
-    def _found(self, words: str) -> list[Machine]:
+    def _found(self, words: str, *, public: bool = False) -> list[Machine]:
+        """`public`: as everybody may see them, and search for them."""
         test = query.parse(words)
-        return [machine for machine in self.store.machines() if test(machine)]
+        machines = self.store.machines()
+        return [machine for machine in (map(without_notes, machines) if public else machines) if test(machine)]
 
     async def code(self, request: Request) -> Code:
         """A code with which this machine registers again: shown once, good once, for 15 minutes."""
@@ -205,6 +214,7 @@ class Mdb:
 
     async def audit(self, request: Request) -> Audit:
         """Who changed what, the newest first."""
+        check_reader(request)
         asked = read_query(request, AuditQuery)
         topic, key = None if asked.topic is None else asked.topic.value, asked.key
         if asked.machine is not None:
@@ -219,6 +229,18 @@ def id_of(request: Request) -> int:
     if id > ID_MAX:
         raise MissingError("record.unknown", "there is no record with such an id")
     return id
+
+
+def may_read(request: Request) -> bool:
+    """Is it more than what everybody sees? Raises AccessError of `caller_of`."""
+    caller = caller_of(request)
+    return caller.origin == LOCAL or caller.has(Role.ORGANIZER)
+
+
+def check_reader(request: Request) -> None:
+    """Raises AccessError of `require`."""
+    if not may_read(request):
+        require(request, Role.ORGANIZER)
 
 
 def writer(request: Request) -> Actor:
@@ -239,6 +261,11 @@ def make_app(store: Store, access: Access, *, htmx: Path = HTMX, sources: Sequen
     mdb = Mdb(store)
     pages = make_pages(htmx=htmx, login=access.tokens is not None)
     feed = Feed(store.database, outbox, store.source, topics=TOPICS)
+
+    async def subscribe(request: Request) -> Response:
+        if caller_of(request).origin != LOCAL:
+            require(request, Role.ORGANIZER, Role.SERVICE, scope="feed")
+        return await feed.subscribe(request)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Application) -> AsyncIterator[None]:
@@ -358,6 +385,7 @@ def make_app(store: Store, access: Access, *, htmx: Path = HTMX, sources: Sequen
                 summary="Export machines",
                 query=ExportQuery,
                 answers=[format.media_type for format in Format],
+                errors=[401, 403],
             ),
             Operation(
                 "GET",
@@ -376,8 +404,10 @@ def make_app(store: Store, access: Access, *, htmx: Path = HTMX, sources: Sequen
                 answer=list[Target],
             ),
             Operation("GET", "/v1/pools", mdb.pools, summary="Pools of addresses", answer=Pools),
-            Operation("GET", "/v1/audit", mdb.audit, summary="History", query=AuditQuery, answer=Audit),
-            Route("/v1/feed", feed.subscribe),
+            Operation(
+                "GET", "/v1/audit", mdb.audit, summary="History", query=AuditQuery, answer=Audit, errors=[401, 403]
+            ),
+            Route("/v1/feed", subscribe),
             *pages_of(pages, store, sources),
         ],
     )

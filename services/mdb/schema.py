@@ -131,6 +131,11 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
 
 
+def without_notes(machine: Machine) -> Machine:
+    """As everybody may see it."""
+    return msgspec.structs.replace(machine, notes="")
+
+
 class NewMachine(Strict, frozen=True, kw_only=True):
     """A machine to be."""
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx2
+import msgspec
 import pytest
 
 from services.common.errors import BacklineError
@@ -72,6 +74,17 @@ def test_everybody_on_the_lan_reads_and_nobody_there_writes(mdb: Service) -> Non
                 call()
             assert (caught.value.code, caught.value.problem.status) == ("auth.anonymous", 401)
         assert local.machines().machines == [made]
+
+
+def test_notes_history_exports_and_the_feed_are_not_for_everybody(mdb: Service) -> None:
+    with Mdb(mdb.unix) as local, Mdb(mdb.http) as remote:
+        made = local.create(msgspec.structs.replace(new(1), notes="the key is under the mat"))
+        assert local.machine("p0001").notes == "the key is under the mat"
+        assert local.machines("mat").total == 1
+        assert remote.machine("p0001") == msgspec.structs.replace(made, notes="")
+        assert (remote.machines().machines[0].notes, remote.machines("mat").total) == ("", 0)
+        for path in ("/v1/audit", "/v1/export", "/v1/feed"):
+            assert httpx2.get(mdb.http + path, trust_env=False).status_code == 401
 
 
 def test_another_user_of_the_host_does_not_write(mdb: Service) -> None:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import msgspec
 from starlette.requests import Request
 
 from services.common.access import Role, caller_of, require
 from services.common.errors import AccessError
-from services.mdb.schema import Actor, Machine
+from services.mdb.schema import Actor, Machine, without_notes
 
 
 @dataclass(frozen=True)
@@ -47,4 +46,4 @@ def writer(request: Request) -> Actor:
 
 def visible(machine: Machine, person: Person) -> Machine:
     """A machine as a person may see it, and search for it."""
-    return machine if person.may_read else msgspec.structs.replace(machine, notes="")
+    return machine if person.may_read else without_notes(machine)
