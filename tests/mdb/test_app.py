@@ -33,7 +33,7 @@ from services.mdb.schema import (
 )
 from tests.common.feed_rig import Subscriber
 from tests.common.service_rig import Service
-from tests.mdb.rig import serving
+from tests.mdb.rig import command, serving
 
 
 @pytest.fixture
@@ -85,6 +85,8 @@ def test_notes_history_exports_and_the_feed_are_not_for_everybody(mdb: Service) 
         assert (remote.machines().machines[0].notes, remote.machines("mat").total) == ("", 0)
         for path in ("/v1/audit", "/v1/export", "/v1/feed"):
             assert httpx2.get(mdb.http + path, trust_env=False).status_code == 401
+    code, out, _ = command("show", "p0001", "--address", mdb.http)
+    assert (code, "p0001" in out, "mat" in out, "created:" in out) == (0, True, False, False)
 
 
 def test_another_user_of_the_host_does_not_write(mdb: Service) -> None:

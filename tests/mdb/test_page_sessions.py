@@ -17,7 +17,7 @@ from services.common.tokens import CREDENTIAL, Claims, Kind, Tokens
 from services.mdb.client import Mdb
 from tests.common.access_rig import PROXY
 from tests.common.service_rig import Service, activated
-from tests.mdb.rig import CONFIGURATION, MDB, POOLS
+from tests.mdb.rig import CONFIGURATION, MDB
 from tests.mdb.test_pages import Forms, add
 
 pytestmark = pytest.mark.needs("root")
@@ -55,7 +55,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, 
     (folder / "administrators.json").write_bytes(encode_json(Administrators(listed)))
     file = folder / "mdb.toml"
     places = f'[access]\nadministrators = "{folder}/administrators.json"\n'
-    file.write_text(CONFIGURATION.format(database=f"sqlite:///{folder}/mdb.db") + places + POOLS)
+    file.write_text(CONFIGURATION.format(database=f"sqlite:///{folder}/mdb.db") + places)
     with activated(folder, [*MDB, "--config", str(file)], env={"CREDENTIALS_DIRECTORY": str(folder)}) as service:
         for parent in service.socket.parents:
             if parent.stat().st_uid == 0 and str(parent).startswith("/tmp/"):

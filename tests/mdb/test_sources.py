@@ -20,7 +20,7 @@ from services.mdb.pages.facts import Fact, Known, Mark, Source, ask
 from services.mdb.pages.sources import offer_facts
 from services.mdb.schema import Machine, MachineType, NewMachine
 from tests.common.service_rig import Service, activated
-from tests.mdb.rig import CONFIGURATION, MDB, POOLS
+from tests.mdb.rig import CONFIGURATION, MDB
 from tests.mdb.test_listing import machine
 from tests.mdb.test_pages import Browser, text_of
 from tests.netboot.rig import ONE, publish, until
@@ -67,7 +67,7 @@ def mdb(tmp_path: Path) -> Iterator[Service]:
     """mdb that is told where the other two will be."""
     file = tmp_path / "mdb.toml"
     places = "".join(f'{name} = "unix:{tmp_path}/{name}/service.sock"\n' for name in ("dhcp", "netboot"))
-    file.write_text(places + CONFIGURATION.format(database=f"sqlite:///{tmp_path}/mdb.db") + POOLS)
+    file.write_text(places + CONFIGURATION.format(database=f"sqlite:///{tmp_path}/mdb.db"))
     with activated(tmp_path, [*MDB, "--config", str(file)]) as service:
         yield service
 

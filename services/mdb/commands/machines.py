@@ -8,6 +8,7 @@ from typing import Any
 
 from services.common.codec import to_builtins
 from services.common.errors import Exit, UsageError
+from services.common.problem import RemoteError
 from services.mdb.commands.common import (
     BULK_SECONDS,
     chosen,
@@ -53,7 +54,12 @@ def list_(arguments: argparse.Namespace) -> int:
 def show(arguments: argparse.Namespace) -> int:
     with client(arguments) as mdb:
         machine = mdb.machine(arguments.machine)
-        history = mdb.audit(machine.id, limit=20)
+        try:
+            entries = mdb.audit(machine.id, limit=20).entries
+        except RemoteError as error:
+            if error.problem.status not in (401, 403):
+                raise
+            entries = []  # history and notes are for those who have logged in
     if arguments.json:
         return print_json(machine)
     plain = to_builtins(machine)
@@ -64,7 +70,7 @@ def show(arguments: argparse.Namespace) -> int:
         shown = " ".join(value) if isinstance(value, list) else "" if value is None else str(value)
         print(f"{name:<14} {one_line(shown)}".rstrip())
     print()
-    for entry in history.entries:
+    for entry in entries:
         what = difference(entry.before, entry.after)
         topic = "" if entry.topic == "machines" else f"{entry.topic} "
         print(f"{moment(entry.at)}  {entry.actor} ({entry.origin}) {topic}{entry.action.value}: {what}")
