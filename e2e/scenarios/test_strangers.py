@@ -87,6 +87,17 @@ def test_self_registration_is_off_until_an_administrator_allows_it(hall: Lab, st
         assert mdb.machines("pas-r07p01").machines == []
 
 
+def test_a_registered_stranger_moves_to_its_own_address(hall: Lab, stranger: Node) -> None:
+    with Mdb(hall["gw"].service("mdb")) as mdb:
+        mdb.set("allow_self_registration", True)
+        answer = asks(stranger, f"/register?hostname=pas-r07p02&mac={mac_of(NAME, 0)}&rfs=1&hfs=1&room=pasteur")
+        assert "registered as pas-r07p02" in answer.text
+        machine = mdb.machine("pas-r07p02")
+    stranger.succeeds("networkctl", "reconfigure", "host0")
+    stranger.wait_until("its own address", lambda: stranger.addresses == [str(machine.ip)], seconds=40)
+    assert resolve(hall, stranger, "rhfs01.prolo") == ["192.168.1.10"]
+
+
 def test_a_flood_of_registrations_hurts_nobody_else(hall: Lab, stranger: Node) -> None:
     """It is answered with a refusal or an address that the pool has; who is known boots all the while."""
     gw = hall["gw"]
@@ -114,14 +125,3 @@ def test_a_flood_of_registrations_hurts_nobody_else(hall: Lab, stranger: Node) -
         assert len({machine.ip for machine in made}) == len(made)
         assert len(made) == sum("registered as" in answer for answer in answers) < FLOOD
         assert all(machine.type.value == "user" for machine in made)
-
-
-def test_a_registered_stranger_moves_to_its_own_address(hall: Lab, stranger: Node) -> None:
-    with Mdb(hall["gw"].service("mdb")) as mdb:
-        mdb.set("allow_self_registration", True)
-        answer = asks(stranger, f"/register?hostname=pas-r07p02&mac={mac_of(NAME, 0)}&rfs=1&hfs=1&room=pasteur")
-        assert "registered as pas-r07p02" in answer.text
-        machine = mdb.machine("pas-r07p02")
-    stranger.succeeds("networkctl", "reconfigure", "host0")
-    stranger.wait_until("its own address", lambda: stranger.addresses == [str(machine.ip)], seconds=40)
-    assert resolve(hall, stranger, "rhfs01.prolo") == ["192.168.1.10"]
