@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from ipaddress import IPv4Address
 
 import dns.exception
@@ -33,20 +34,28 @@ def discover(mac: str) -> bytes:
 
 
 def offer(lab: Lab, segment: str, mac: str, *, seconds: float = 3.0) -> IPv4Address | None:
-    """The address that somebody on that segment offers to a card; None when nobody does in time."""
+    """The address that somebody on that segment offers to a card; None when nobody does in time.
+
+    It asks again, as every client does: Kea hears nothing in the moment in which it takes a configuration.
+    """
     raw = bytes.fromhex(mac.replace(":", ""))
-    with lab.network.listen(segment, seconds=seconds) as ear:
-        lab.network.inject(segment, discover(mac))
-        while True:
+    deadline = time.monotonic() + seconds
+    with lab.network.listen(segment, seconds=0.5) as ear:
+        asked = 0.0
+        while (now := time.monotonic()) < deadline:
+            if now - asked > 0.5:
+                lab.network.inject(segment, discover(mac))
+                asked = now
             try:
                 frame = ear.recv(2048)
             except TimeoutError:
-                return None
+                continue
             if frame[12:14] != b"\x08\x00" or frame[23] != 17 or frame[34:36] != (67).to_bytes(2):
                 continue
             bootp = frame[42:]
             if bootp[28:34] == raw:
                 return IPv4Address(bootp[16:20])
+    return None
 
 
 def resolve(

@@ -30,7 +30,9 @@ logger = logging.getLogger(__name__)
 
 TOPIC = "machines"
 LOOK_SECONDS = 5.0
-"""How often Kea is looked after while nothing changes, and how long a failed apply rests."""
+"""How often Kea is looked after while nothing changes, and how long one that it refused rests."""
+RETRY_SECONDS = 0.5
+"""How often a Kea that is down is looked for."""
 
 
 class Store:
@@ -94,12 +96,12 @@ class Store:
         self._changed.set()  # Kea may have been restarted meanwhile, or hall.toml has changed
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
+                async with asyncio.timeout(RETRY_SECONDS if self._state is State.DOWN else LOOK_SECONDS):
                     await self._changed.wait()
             if self._changed.is_set():
                 await self._settled()
                 await self._apply()
-            elif self._state in (State.DOWN, State.REFUSED) or await self._astray():
+            elif self._state is State.REFUSED or await self._wants():
                 await self._apply()
 
     async def _settled(self) -> None:
@@ -113,8 +115,12 @@ class Store:
                     await self._changed.wait()
         self._changed.clear()
 
-    async def _astray(self) -> bool:
+    async def _wants(self) -> bool:
+        """Whether Kea answers, and may have something else than it is to have."""
         try:
+            if self._state is State.DOWN:
+                await asyncio.to_thread(self.kea.running)
+                return True
             return await asyncio.to_thread(self.applier.astray)
         except BacklineError as error:
             self._failed(error)

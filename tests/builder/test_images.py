@@ -121,10 +121,13 @@ def test_our_services_are_enabled(entries: dict[str, tree.Entry]) -> None:
     assert [path for path in entries if path.endswith(".wants/backline-hall.service")] != []
 
 
-def test_what_needs_a_hall_is_not_enabled(entries: dict[str, tree.Entry]) -> None:
+def test_what_needs_a_hall_is_not_enabled_or_waits_for_one(entries: dict[str, tree.Entry], mounted: Path) -> None:
     servers = ("kea-dhcp4-server", "named", "tftpd-hpa", "nginx", "nfs-ganesha", "postgresql")
     wants = [path for path in entries if path.startswith("etc/systemd/system/") and ".wants/" in path]
-    assert [path for path in wants if path.rpartition("/")[2].removesuffix(".service") in servers] == []
+    enabled = {path.rpartition("/")[2] for path in wants} & {f"{server}.service" for server in servers}
+    for unit in enabled:
+        drop_ins = [path.read_text() for path in (mounted / f"usr/lib/systemd/system/{unit}.d").glob("*.conf")]
+        assert any("\nConditionPathExists=!/run/backline/unconfigured\n" in text for text in drop_ins), unit
 
 
 def test_our_program_runs_on_the_images_own_python(mounted: Path) -> None:
