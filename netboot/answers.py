@@ -92,7 +92,7 @@ class Answers:
         place, changes = self.place(origin_of(request)), self.machines.changes
         made, text = self._first.get(place, (-1, ""))
         if made != changes:
-            text = scripts.bootstrap(place, self.machines.switches, [*self.machines.rooms, "other"])
+            text = scripts.bootstrap(place, self.machines.switches, sorted({*self.machines.rooms, "other"}))
             self._first[place] = changes, text
         return _script(text)
 

@@ -78,9 +78,9 @@ def plain(text: str) -> str:
 
 def say(text: str, *, width: int = WIDTH) -> list[str]:
     """Commands that show `text`, which may be anybody's, in as many lines as it takes."""
-    lines = textwrap.wrap(plain(text), width, break_on_hyphens=False) or [""]
-    # iPXE's echo takes options only before its first other word.
-    return [f"echo : {line}".rstrip() for line in lines]
+    lines = textwrap.wrap(plain(text), width, break_on_hyphens=False)
+    # iPXE's echo takes options, and only before its first other word.
+    return [f"echo {': ' if line.startswith('-') else ''}{line}" for line in lines] or ["echo"]
 
 
 def _script(*lines: str) -> str:
@@ -184,7 +184,7 @@ def bootstrap(place: Place, switches: Sequence[Switch], rooms: Sequence[str]) ->
     return _script(
         "echo",
         *say(f"Backline, {place.hall}"),
-        "echo : ${netX/mac} has ${netX/ip}",
+        "echo This is ${netX/mac}, ${netX/ip}",
         "set backline menu",
         "set tries:int32 0",
         ":ask",
@@ -195,7 +195,7 @@ def bootstrap(place: Place, switches: Sequence[Switch], rooms: Sequence[str]) ->
         "inc tries",
         # The lease may be an old one by now, and netboot elsewhere.
         "iseq ${tries} 12 && reboot ||",
-        "echo : netboot does not answer, asking again",
+        "echo netboot does not answer, asking again",
         "sleep 5",
         "goto ask",
         *_menu(lldp=bool(usable)),
@@ -209,13 +209,20 @@ def _usable(switch: Switch) -> bool:
     return bool(_WORD.fullmatch(switch.room) and _WORD.fullmatch(switch.chassis))
 
 
+# Debian 13's iPXE knows LLDP in its UEFI builds only: the BIOS ones count its frames as of no known protocol.
+_LLDP_ITEM = [
+    "iseq ${platform} efi && item --key l lldp Register it; its switch says where it is (LLDP) ||",
+    "iseq ${platform} efi || item --gap (Switches are heard by machines that boot with UEFI alone.)",
+]
+
+
 def _menu(*, lldp: bool) -> list[str]:
     return [
         ":alien",
         "set code",
         "set answer none",
         "menu Backline does not know this machine, ${netX/mac}",
-        *(["item --key l lldp Register it; its switch says where it is (LLDP)"] if lldp else []),
+        *(_LLDP_ITEM if lldp else []),
         "item --key h hand Register it; type where it is",
         "item --key c swap Register a known machine again, with an administrator's code",
         "item --gap",
@@ -239,21 +246,21 @@ def _by_lldp(switches: Sequence[Switch]) -> list[str]:
     """Wait for a frame of a switch that mdb knows. Hosts send LLDP too: any other chassis id is passed over."""
     lines = [
         ":lldp",
-        f"echo : waiting for the switch to name itself, up to {LLDP_SECONDS} s (Ctrl-C: type it instead)",
+        f"echo Waiting for the switch to name itself, up to {LLDP_SECONDS} s (Ctrl-C: type it instead)",
         "set tries:int32 0",
         "set heard",
         ":lldp_wait",
         # The first chassis id TLV (type 1) of subtype 4, a MAC address, from its second byte to its end.
         "set chassis ${netX.lldp/4.1.0.1.0:hex}",
         *(f"iseq ${{chassis}} {word(switch.chassis)} && goto sw_{index} ||" for index, switch in enumerate(switches)),
-        "iseq ${chassis} ${heard} || echo : heard ${chassis}, which is no switch of this hall",
+        "iseq ${chassis} ${heard} || echo Heard ${chassis}, which is no switch of this hall",
         "set heard ${chassis}",
         "inc tries",
         f"iseq ${{tries}} {LLDP_SECONDS} && goto lldp_late ||",
         "sleep 1 || goto hand",
         "goto lldp_wait",
         ":lldp_late",
-        f"echo : no switch of this hall has named itself within {LLDP_SECONDS} s",
+        f"echo No switch of this hall has named itself within {LLDP_SECONDS} s",
         "prompt --timeout 10000 Press a key, or wait, to type where this machine is ||",
         "goto hand",
     ]
@@ -268,7 +275,7 @@ def _by_lldp(switches: Sequence[Switch]) -> list[str]:
             "goto lldp_port",
         ]
     # What the port says of itself helps whoever stands there; it is shown, and not used.
-    return [*lines, ":lldp_port", "echo : port ${netX.lldp/4.0.0.0:string}", "goto name"] if switches else []
+    return [*lines, ":lldp_port", "echo Port ${netX.lldp/4.0.0.0:string}", "goto name"] if switches else []
 
 
 def _by_hand(rooms: Sequence[str]) -> list[str]:
@@ -331,7 +338,7 @@ def _summary() -> list[str]:
         f"chain --autofree register?{'&'.join(parts)} || goto no_register",
         "iseq ${answer} refused && goto refused ||",
         ":no_register",
-        "echo : netboot does not answer",
+        "echo netboot does not answer",
         ":refused",
         "prompt --timeout 30000 Press a key, or wait, for the menu ||",
         "goto summary",
