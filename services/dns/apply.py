@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -30,6 +30,16 @@ LOAD_SECONDS = 10.0
 _LOOKS = (0.002, 0.05)  # seconds between looks whether named has loaded a zone: at first, at most
 
 Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class _Change:
+    """A zone that is not what its file says: `before`, with serial `last`."""
+
+    zone: Zone
+    serial: int
+    before: str | None
+    last: int | None
 
 
 @dataclass
@@ -85,25 +95,23 @@ class Applier:
         return written
 
     def _put_zones(self, rendered: Rendered, *, only_missing: bool) -> list[Key]:
-        written = []
         self.zones = {}
         known = {zone.key for zone in rendered.zones}
         self.guilty = {key: records for key, records in self.guilty.items() if key in known}
+        changed: list[_Change] = []
         for zone in rendered.zones:
             there = set(zone.records)
             guilty = {record: why for record, why in self.guilty.get(zone.key, {}).items() if record in there}
             self.guilty[zone.key] = guilty
             self.zones[zone.key] = zone.without(guilty) if guilty else zone
-            if only_missing and self._is_whole(zone):
-                continue
-            if self._put_zone(self.zones[zone.key]):
-                written.append(zone.key)
+            if not (only_missing and self._is_whole(zone)):
+                changed += self._changed(self.zones[zone.key])
+        written = self._put(changed)
         left_out = list(rendered.left_out)
-        for _, zone_name in sorted(self.guilty):
-            for record, why in self.guilty[_, zone_name].items():
-                left_out.append(
-                    LeftOut(machine=record.machine, name=f"{record.owner} {record.type} in {zone_name}", reason=why)
-                )
+        for (_, zone_name), records in sorted(self.guilty.items()):
+            for record, why in records.items():
+                name = f"{record.owner} {record.type} in {zone_name}"
+                left_out.append(LeftOut(machine=record.machine, name=name, reason=why))
         for each in set(left_out) - set(self.left_out):
             logger.warning("left out of DNS: %s of machine %s: %s", ascii(each.name), each.machine, each.reason)
         self.left_out = tuple(left_out)
@@ -122,42 +130,58 @@ class Applier:
         self.on_disk[zone.key] = serial
         return True
 
-    def _put_zone(self, zone: Zone) -> bool:
-        """Write one zone when it has changed."""
-        path = self.folder.zone(zone.view, zone.name)
-        before = self.folder.read(path)
+    def _changed(self, zone: Zone) -> Iterator[_Change]:
+        """The change of a zone whose file is not what it should be."""
+        before = self.folder.read(self.folder.zone(zone.view, zone.name))
         last = serial_of(before)
-        if last is not None and zone.text(last) == before:
+        if last is not None:
             self.on_disk[zone.key] = last
-            self.refused.pop(zone.key, None)
-            return False
+            if zone.text(last) == before:
+                self.refused.pop(zone.key, None)
+                return
         if zone.key in self.refused and self.refused[zone.key][0] == zone:
-            return False  # it is what was refused already
+            return  # it is what was refused already
         known = [last] if last is not None else self._from_named(zone)
-        serial = following(known, self.clock())
+        yield _Change(zone, following(known, self.clock()), before, last)
+
+    def _put(self, changed: Sequence[_Change]) -> list[Key]:
+        """Write the zones that BIND accepts; all of them are checked at once, and each alone when one is bad."""
+        staged = {change.zone.key: self._stage(change.zone, change.serial) for change in changed}
+        good = len(staged) > 1 and self.bind.check_zones(staged)
+        written = []
+        for change in changed:
+            key = change.zone.key
+            aside = staged[key] if good else self._accepted(change)
+            if aside is not None:
+                self.folder.commit(aside)
+                self.on_disk[key] = change.serial
+                self.refused.pop(key, None)
+                written.append(key)
+        return written
+
+    def _accepted(self, change: _Change) -> Path | None:
+        """The file of a zone, without the records for which BIND refuses it; None when nothing of it is new then."""
+        zone = change.zone
         try:
-            aside = self._checked(zone, serial)
+            return self._checked(zone, change.serial)
         except InputError as refusal:
             try:
-                sound, aside = self._without_guilty(zone, serial, refusal)
+                sound, aside = self._without_guilty(zone, change.serial, refusal)
             except InputError as error:
                 logger.error("zone %s of view %s stays as it was: %s", zone.name, zone.view, error.message)
                 self.refused[zone.key] = zone, error.message
-                if last is not None:
-                    self.on_disk[zone.key] = last
-                return False
-            self.zones[zone.key] = sound
-            if last is not None and sound.text(last) == before:  # all that was new is refused
-                self.on_disk[zone.key] = last
-                self.refused.pop(zone.key, None)
-                return False
-        self.folder.commit(aside)
-        self.on_disk[zone.key] = serial
-        self.refused.pop(zone.key, None)
-        return True
+                return None
+        self.zones[zone.key] = sound
+        if change.last is not None and sound.text(change.last) == change.before:
+            self.refused.pop(zone.key, None)
+            return None
+        return aside
+
+    def _stage(self, zone: Zone, serial: int) -> Path:
+        return self.folder.stage(self.folder.zone(zone.view, zone.name), zone.text(serial))
 
     def _checked(self, zone: Zone, serial: int) -> Path:
-        aside = self.folder.stage(self.folder.zone(zone.view, zone.name), zone.text(serial))
+        aside = self._stage(zone, serial)
         self.bind.check_zone(zone.name, aside)
         return aside
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from services.common.errors import InputError, MissingError
@@ -54,6 +54,10 @@ class FakeBind:
         self.checks += 1
         if self.refuses(file.read_text()):
             raise InputError("dns.zone", f"zone {zone}: refused")
+
+    def check_zones(self, files: Mapping[tuple[str, str], Path]) -> bool:
+        self.checks += 1
+        return not any(self.refuses(file.read_text()) for file in files.values())
 
     def check_conf(self, file: Path) -> None:
         if self.refuses_conf(file.read_text()):

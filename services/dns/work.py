@@ -333,4 +333,4 @@ def make_applier(settings: Settings) -> Applier:
     """An applier of the settings' folder and this host's named."""
     from services.dns.bind import Programs
 
-    return Applier(settings, Folder(Path(settings.folder)), Programs(), stop=threading.Event())
+    return Applier(settings, Folder(Path(settings.folder)), Programs(server=settings.server), stop=threading.Event())

@@ -170,6 +170,31 @@ def test_zones_and_configurations_that_are_none_are_refused_with_bind_s_words(pl
     file.unlink()
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "under_score A 192.168.0.1",
+        "a A 300.1.1.1",
+        "a A 192.168.0.1 x",
+        "a b A 192.168.0.1",
+        "@ CNAME a",
+        "a",
+        "ns CNAME a",
+    ],
+)
+def test_many_zones_are_checked_at_once_as_strictly_as_each_alone(place: Box, lines: str) -> None:
+    head = "$TTL 10\n@ SOA ns hostmaster 1 1 1 1 1\n@ NS ns\nns A 192.168.0.2\n"
+    good, bad = place.folder / "good", place.folder / "bad"
+    good.write_text(head)
+    bad.write_text(f"{head}{lines}\n")
+    assert place.programs.check_zones({("hall", "prolo"): good, ("alien", "prolo"): good})
+    assert not place.programs.check_zones({("hall", "prolo"): good, ("alien", "prolo"): bad})
+    with pytest.raises(InputError):
+        place.programs.check_zone("prolo", bad)
+    good.unlink()
+    bad.unlink()
+
+
 def test_hostile_names_get_nowhere(named: Box) -> None:
     names = ["x\n@ A 6.6.6.6", "$INCLUDE /etc/passwd", "*", "@", "a;b", 'q"', "\\000", "é", "prolo.", "a.b", "", "-"]
     known = [Machine(str(100 + n), name, (), f"192.168.0.{100 + n}") for n, name in enumerate(names)]
