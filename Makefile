@@ -15,12 +15,12 @@ HOST_PACKAGES := aardvark-dns ca-certificates chromium curl dbus-daemon debian-a
 	libsystemd-dev netavark nftables openssh-client ovmf pkg-config podman procps python3 python3-dev python3-venv \
 	qemu-system-x86 runc systemd systemd-container tcpdump util-linux zstd
 
-.PHONY: help setup images lan test test-full bench-build bench-lan lock clean
+.PHONY: help setup images lan test test-full bench-build bench-lan bench-netboot lock clean
 
 help: ## show this help
 	@echo "Backline: a hall of diskless machines from reproducible images."
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/.ready ## install what is missing: Debian packages by name, Python packages by hash, into .venv
 
@@ -59,6 +59,9 @@ bench-build: setup ## the builder's figures, side by side with plain mkosi
 
 bench-lan: setup images ## the harness's figures, side by side with bare systemd-nspawn
 	@$(BIN)/python -m benchmarks.lan
+
+bench-netboot: setup images ## figures of mdb, DNS, DHCP and netboot: from an edit to what machines are answered
+	@$(BIN)/python -m benchmarks.netboot
 
 lock: setup ## resolve the images' packages and wheels again (commit the result)
 	@$(BIN)/build lock --update

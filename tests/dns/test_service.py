@@ -15,6 +15,7 @@ import httpx2
 import msgspec
 import pytest
 
+from services.common.feed.client import remembered
 from services.common.process import running, spawn
 from services.dns.client import Dns
 from services.dns.serials import newer
@@ -209,7 +210,7 @@ def test_names_do_not_wait_for_mdb_after_a_restart_of_gw(rig: Rig) -> None:
         made = rig.mdb.create(new(1))
         rig.until(lambda: rig.place.ask("p0001.prolo") == [str(made.ip)])
         serial = rig.place.serial()
-        rig.until((rig.place.folder / "feed.json").exists)
+        rig.until(lambda: len(remembered(rig.place.folder / "feed.json") or {}) == 1)
     rig.settings = msgspec.structs.replace(rig.settings, mdb="unix:/nowhere.sock")
     assert rig.prepare().startswith("1 machines")
     with rig.place.named(), rig.serving():
