@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy.orm import Session
 
 from services.common.database import Database
 from services.common.errors import IntegrityError, MissingError
 from services.common.feed import client, server
 from services.common.feed.client import Batch, Follower, State, follow_in_thread
-from services.common.feed.wire import LINE_MAX, Change, Kind, Parser, Position, encode
+from services.common.feed.wire import LINE_MAX, Change, Item, Kind, Parser, Position, encode
 from services.common.problem import RemoteError
 from tests.common.feed_rig import Owner, serving, subscribed
 from tests.postgres import DATABASES
@@ -146,6 +148,37 @@ def test_an_unknown_topic_is_refused_and_not_asked_for_again(owner: Owner, path:
         async with serving(owner, path), subscribed(path, topics=["thing"]) as one:
             with pytest.raises(RemoteError, match="no topic thing"):
                 await one.reaches(0)
+
+    asyncio.run(run())
+
+
+def test_those_who_come_together_are_sent_one_snapshot_and_those_after_a_change_another(
+    owner: Owner, path: Path
+) -> None:
+    async def run() -> None:
+        for number in range(250):
+            owner.put(f"key{number}", "1")
+        async with serving(owner, path) as feed:
+            reads = 0
+            source = feed.source
+
+            def counted(session: Session, topics: frozenset[str]) -> Iterable[Item]:
+                nonlocal reads
+                reads += 1
+                return source(session, topics)
+
+            feed.source = counted
+            async with contextlib.AsyncExitStack() as stack:
+                many = [await stack.enter_async_context(subscribed(path)) for _ in range(20)]
+                for each in many:
+                    await each.reaches(250)
+                assert reads == 1
+                revision = owner.put("more", "1")
+                for each in many:
+                    await each.reaches(revision)
+                late = await stack.enter_async_context(subscribed(path))
+                await late.reaches(revision)
+                assert (reads, late.states[-1]) == (2, many[0].states[-1])
 
     asyncio.run(run())
 

@@ -98,6 +98,15 @@ class _Ring:
         return b"".join(pieces), reached
 
 
+@dataclass(frozen=True)
+class _Whole:
+    """A snapshot as it is sent."""
+
+    topics: frozenset[str]
+    position: Position
+    pieces: list[bytes]
+
+
 class Feed:
     """A feed of a running service. `run` is part of the application's lifespan; `subscribe` is a handler.
 
@@ -117,6 +126,8 @@ class Feed:
         self._watcher: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._subscribers = 0
+        self._reading = asyncio.Lock()
+        self._kept: _Whole | None = None
         self._failure: BacklineError | None = None
 
     @contextlib.asynccontextmanager
@@ -182,6 +193,8 @@ class Feed:
                 async for piece, position in self._snapshot(topics):
                     place = position
                     yield piece
+                piece = b":\n\n"
+                yield piece  # what was sent last stays in memory until there is something new: let it be small
             assert place is not None
             revision = place.revision
             while not ending.is_set():
@@ -208,6 +221,7 @@ class Feed:
             self._watcher = asyncio.create_task(watch(), name="feed ending")
 
     def _growing(self) -> None:
+        self._kept = None
         grown, self._grown = self._grown, asyncio.Event()
         grown.set()
 
@@ -228,13 +242,24 @@ class Feed:
             yield b"".join(parts), revision
 
     async def _snapshot(self, topics: frozenset[str]) -> AsyncIterator[tuple[bytes, Position]]:
-        position, items = await asyncio.to_thread(self._state, topics)
-        parts = list(_parts(items)) or [[]]
-        for number, part in enumerate(parts, 1):
-            last = number == len(parts)
-            content = encode_json(Snapshot(position.revision, part, last))
-            yield encode("snapshot", content, position=position if last else None), position
+        """The whole state. Those who come while nothing changes are sent the same bytes: after a restart all come."""
+        async with self._reading:
+            kept = self._kept
+            if kept is None or kept.topics != topics or kept.position != self._newest():
+                position, items = await asyncio.to_thread(self._state, topics)
+                pieces = []
+                for part, last in _parts(items):
+                    content = encode_json(Snapshot(position.revision, part, last))
+                    pieces.append(encode("snapshot", content, position=position if last else None))
+                    await asyncio.sleep(0)
+                kept = self._kept = _Whole(topics, position, pieces)
+        for piece in kept.pieces:
+            yield piece, kept.position
             await asyncio.sleep(0)
+
+    def _newest(self) -> Position:
+        ring = self._need_ring()
+        return Position(ring.log, ring.end)
 
     # The database, in threads
 
@@ -333,6 +358,7 @@ async def _within(seconds: float, event: asyncio.Event) -> bool:
     return False
 
 
-def _parts(items: list[Item]) -> Iterator[list[Item]]:
-    for begin in range(0, len(items), PART):
-        yield items[begin : begin + PART]
+def _parts(items: list[Item]) -> Iterator[tuple[list[Item], bool]]:
+    """At least one part, and whether it is the last one."""
+    for begin in range(0, max(1, len(items)), PART):
+        yield items[begin : begin + PART], begin + PART >= len(items)
