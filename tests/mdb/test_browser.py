@@ -310,7 +310,7 @@ def test_every_field_has_a_name_and_headings_are_in_order(desk: Desk, path: str)
 
 @pytest.mark.full
 def test_the_screenshots_of_the_documents(browser: Browser, tmp_path: Path) -> None:
-    """The same bytes for the same code, fonts and browser: a hall of its own, at a time that stands still."""
+    """The same for the same code, fonts and browser: a hall of its own, at a time that stands still."""
     folder = SCREENSHOTS if os.environ.get("BACKLINE_SCREENSHOTS") else tmp_path / "screenshots"
     folder.mkdir(exist_ok=True)
     with hall(tmp_path) as service, forwarded(service.socket) as origin, neighbours(tmp_path):
