@@ -187,6 +187,20 @@ def test_many_machines_are_changed_after_a_look_at_what_would_change(desk: Desk,
     assert [one.hostname for one in client.machines("room:annex faulty:yes").machines] == ["mas-r02p01", "mas-r02p02"]
 
 
+def test_all_machines_are_one_preview_and_one_edit(desk: Desk, client: Mdb) -> None:
+    """A thousand machines to another channel and back."""
+    for channel, before in (("exam", "stable"), ("stable", "exam")):
+        desk.open(f"/machines?type=user&channel={before}")
+        desk.page.get_by_role("button", name=re.compile("Change all .* found")).click()
+        desk.page.get_by_label("Channel").fill(channel)
+        desk.page.get_by_role("button", name="Preview").click()
+        expect(desk.page.locator(".groups tbody tr")).to_have_count(1)
+        expect(desk.page.locator(".each tbody tr")).to_have_count(500)
+        desk.page.get_by_role("button", name=re.compile("Change all")).click()
+        expect(desk.page.locator(".notice.good")).to_have_text(re.compile(r"Done: \d+ machines changed."))
+        assert client.machines(f"type:user channel:{before}").total == 0
+
+
 def test_an_edit_in_place_meets_somebody_elses(desk: Desk, client: Mdb) -> None:
     machine = client.machine("alt-r05p05")
     desk.open("/machines/alt-r05p05")

@@ -26,6 +26,8 @@ from services.mdb.pages.people import writer
 from services.mdb.schema import Actor, Machine
 from services.mdb.store import Delete, Edit, Store, Update
 
+SHOWN = 500
+"""So many machines stand in a preview one by one."""
 FIELDS = ("room", "rfs", "hfs", "type", "channel")
 
 
@@ -167,6 +169,7 @@ class BulkPages:
             values=values,
             changed=changed,
             refusal=refusal,
+            shown_at_most=SHOWN,
         )
 
 
