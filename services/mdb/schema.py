@@ -33,7 +33,23 @@ class MachineType(Enum):
     SERVICE = "service"
 
 
-Label = Annotated[str, Meta(min_length=1, max_length=63)]
+# For OpenAPI: `services.common.names` is what checks names and MAC addresses, as its words say more than a pattern's.
+_LABEL = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+_MAC = "|".join(
+    rf"^[0-9A-Fa-f][02468ACEace]{rest}$"
+    for rest in (
+        r"(:[0-9A-Fa-f]{2}){5}",
+        r"(-[0-9A-Fa-f]{2}){5}",
+        r"[0-9A-Fa-f]{2}(\.[0-9A-Fa-f]{4}){2}",
+        r"[0-9A-Fa-f]{10}",
+    )
+)
+Label = Annotated[str, Meta(min_length=1, max_length=63, extra_json_schema={"pattern": _LABEL})]
+Typed = Annotated[  # by hand, in whatever case
+    str, Meta(max_length=63, extra_json_schema={"pattern": r"^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)?$"})
+]
+Name = Annotated[str, Meta(extra_json_schema={"pattern": _LABEL})]
+Mac = Annotated[str, Meta(extra_json_schema={"pattern": _MAC})]
 Number = Annotated[int, Meta(ge=0, le=HOSTS_MAX)]
 _NO_NUL = r"^[^\x00]*$"  # PostgreSQL has no text with one
 Version = Annotated[str, Meta(min_length=1, max_length=80, pattern=_NO_NUL)]
@@ -139,9 +155,9 @@ def without_notes(machine: Machine) -> Machine:
 class NewMachine(Strict, frozen=True, kw_only=True):
     """A machine to be."""
 
-    hostname: Annotated[str, about("Host name: a DNS label, unique among names and aliases.")]
-    mac: Annotated[str, about("MAC address, in any usual spelling.")]
-    aliases: Annotated[list[str], Meta(max_length=64), about("Further names of the same address.")] = []
+    hostname: Annotated[Name, about("Host name: a DNS label, unique among names and aliases.")]
+    mac: Annotated[Mac, about("MAC address, in any usual spelling.")]
+    aliases: Annotated[list[Name], Meta(max_length=64), about("Further names of the same address.")] = []
     ip: Annotated[IPv4Address | None, about("Address inside the pool's network; the lowest free one when absent.")] = (
         None
     )
@@ -159,9 +175,9 @@ class NewMachine(Strict, frozen=True, kw_only=True):
 class MachinePatch(Strict, frozen=True, kw_only=True):
     """What to change of a machine; what is absent stays."""
 
-    hostname: str | UnsetType = UNSET
-    mac: str | UnsetType | None = UNSET
-    aliases: Annotated[list[str], Meta(max_length=64)] | UnsetType = UNSET
+    hostname: Name | UnsetType = UNSET
+    mac: Mac | UnsetType | None = UNSET
+    aliases: Annotated[list[Name], Meta(max_length=64)] | UnsetType = UNSET
     ip: IPv4Address | UnsetType | None = UNSET
     rfs: Number | UnsetType = UNSET
     hfs: Number | UnsetType = UNSET
@@ -177,11 +193,11 @@ class MachinePatch(Strict, frozen=True, kw_only=True):
 class Registration(Strict, frozen=True, kw_only=True):
     """A machine that asks to be known. With `code`, what is absent stays as it is."""
 
-    mac: Annotated[str, about("MAC address, in any usual spelling.")]
-    hostname: Annotated[str, about("Host name; may be absent with a code.")] = ""
+    mac: Annotated[Mac, about("MAC address, in any usual spelling.")]
+    hostname: Annotated[Typed, about("Host name; may be absent with a code.")] = ""
     rfs: Annotated[Number | None, about("Number of its root file server.")] = None
     hfs: Annotated[Number | None, about("Number of its home file server.")] = None
-    room: Annotated[str, Meta(max_length=63), about("Room.")] = ""
+    room: Annotated[Typed, about("Room.")] = ""
     type: Annotated[MachineType | None, about("What it is for, never service; user when absent.")] = None
     code: Annotated[str, Meta(max_length=80), about("An administrator's code, for a machine that is known.")] = ""
     address: Annotated[IPv4Address | None, about("Where it asks from, for the history.")] = None
@@ -211,8 +227,8 @@ class Switch(msgspec.Struct, frozen=True, kw_only=True):
 class NewSwitch(Strict, frozen=True, kw_only=True):
     """A switch to be."""
 
-    name: Annotated[str, about("Name: a DNS label, unique among switches.")]
-    chassis: Annotated[str, about("Chassis id that it sends in LLDP: a MAC address, in any usual spelling.")]
+    name: Annotated[Name, about("Name: a DNS label, unique among switches.")]
+    chassis: Annotated[Mac, about("Chassis id that it sends in LLDP: a MAC address, in any usual spelling.")]
     room: Annotated[Label, about("Room of what is plugged into it.")] = "other"
     rfs: Annotated[Number, about("Number of the nearest root file server.")] = 0
     hfs: Annotated[Number, about("Number of the nearest home file server.")] = 0
@@ -221,8 +237,8 @@ class NewSwitch(Strict, frozen=True, kw_only=True):
 class SwitchPatch(Strict, frozen=True, kw_only=True):
     """What to change of a switch; what is absent stays."""
 
-    name: str | UnsetType = UNSET
-    chassis: str | UnsetType = UNSET
+    name: Name | UnsetType = UNSET
+    chassis: Mac | UnsetType = UNSET
     room: Label | UnsetType = UNSET
     rfs: Number | UnsetType = UNSET
     hfs: Number | UnsetType = UNSET
