@@ -234,7 +234,8 @@ def _welcome(lab: Lab, status: LabStatus) -> str:
         ("journal --follow", "what all machines say, as it happens"),
         ("cut room-1=server-room", "pull the cable between the two switches; `lan heal` puts it back"),
         ("crash rhfs01", "pull a server's plug; `lan start rhfs01` powers it on again"),
-        (f"boot {_next_seat(lab)}", "one seat more"),
+        (f"boot {_next_seat(lab)}", "one seat more; with --qemu from its firmware on, in a minute or two"),
+        ("run gw backline mdb list", "what gw knows; `mdb edit`, `why`, `dhcp show` and `dns show` are there, too"),
         ("top", "who uses what"),
     ]
     return f"""
@@ -425,7 +426,8 @@ def _time(text: str | None) -> float | None:
 def _boot(arguments: argparse.Namespace) -> int:
     from e2e import control
 
-    with control.client(_record(arguments)) as client:
+    seconds = control.EMULATED_SECONDS if arguments.qemu else control.SECONDS
+    with control.client(_record(arguments), seconds=seconds) as client:
         status = client.send(control.status_call())
         known = {node.name: node for node in status.nodes}
         if arguments.seat in known:

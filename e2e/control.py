@@ -26,6 +26,8 @@ from services.common.notify import Notifier
 from services.common.serve import UnixAddress, listening, serve_on
 
 SECONDS = 120.0
+EMULATED_SECONDS = 900.0
+"""How long an emulated machine may take to boot: its own limit is shorter (`e2e.lab`)."""
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -317,8 +319,8 @@ def follow(record: registry.Record) -> Iterator[Entry]:
 class LabClient(Client):
     """A client whose errors name the lab, and not its socket."""
 
-    def __init__(self, record: registry.Record) -> None:
-        super().__init__(f"unix:{record.socket}", seconds=SECONDS)
+    def __init__(self, record: registry.Record, *, seconds: float = SECONDS) -> None:
+        super().__init__(f"unix:{record.socket}", seconds=seconds)
         self.lab = record.name
 
     def send(self, call: Call[T]) -> T:
@@ -331,11 +333,11 @@ class LabClient(Client):
             raise
 
 
-def client(record: registry.Record) -> LabClient:
+def client(record: registry.Record, *, seconds: float = SECONDS) -> LabClient:
     """A client of a lab's control socket. Raises MissingError("lan.control") for a lab of a test, which has none."""
     if not record.socket.exists():
         message = (
             f"the lab {record.name} takes no commands: process {record.owner} drives it (a test?) or still starts it"
         )
         raise MissingError("lan.control", message, hint="those of `backline lan up` do")
-    return LabClient(record)
+    return LabClient(record, seconds=seconds)

@@ -169,11 +169,12 @@ class Lab:
         self._power_on([node for node in nodes if not node.spec.seat])
         known = [node for node in seats if not node.spec.stranger and node.spec.nics]
         gateway = next((node for node in self.nodes.values() if node.spec.role == "gw" and node.running), None)
-        if gateway and gateway.spec.hall:
-            if known:
-                self.machines |= registration.register(gateway, known, seconds=seconds)
-            if self.netboot and gateway in nodes:
-                published.publish(gateway.service("netboot", seconds=seconds), self.netboot)
+        if gateway and gateway.spec.hall and (known or self.netboot):
+            with self.progress.step(f"{gateway.name}: its services, machines and versions"):
+                if known:
+                    self.machines |= registration.register(gateway, known, seconds=seconds)
+                if self.netboot and gateway in nodes:
+                    published.publish(gateway.service("netboot", seconds=seconds), self.netboot)
         self._power_on(seats)
 
     def _power_on(self, nodes: Sequence[Node]) -> None:
