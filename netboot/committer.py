@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from netboot.boots import Answered, Asked
 
 GROUP = 200
-GATHER_SECONDS = 0.003
+GATHER_SECONDS = 0.005
 """How long the first of a group waits for others: a transaction costs more than what it writes."""
 
 
