@@ -18,7 +18,7 @@ import msgspec
 
 from builder import manifest as manifests
 from builder import recipe, tools, tree
-from builder.image import Shop, build, make, plan, require_root
+from builder.image import Shop, build, frozen, make, plan, require_root
 from builder.manifest import Manifest
 from builder.place import Place, memory_fits, memory_needed
 from builder.pool import Pool
@@ -94,8 +94,8 @@ def check(shop: Shop, role: str, *, environment: Environment = ELSEWHERE, flat: 
         build(shop, role)
     folder = shop.store.find(ref.role, ref.version)
     shop.store.verify(ref.role, ref.version)
-    with _staging(shop) as out:
-        again = make(shop, wanted, ref, out, environment=environment, flat=flat, place=other_place(shop, role))
+    with frozen(shop, wanted) as (still, _), _staging(shop) as out:
+        again = make(still, wanted, ref, out, environment=environment, flat=flat, place=other_place(shop, role))
         return compare(shop, ref, folder, out, again, environment)
 
 

@@ -185,11 +185,6 @@ def load(root: Path, role: str) -> Image:
     return _load(root, role, ())
 
 
-def forget() -> None:
-    """Read everything again from now on: files may have been edited."""
-    _load.cache_clear()
-
-
 @lru_cache
 def _load(root: Path, role: str, below: tuple[str, ...]) -> Image:
     """One image folder, which `below` include: the last of them directly."""

@@ -110,25 +110,35 @@ def require_root() -> None:
         raise HostError("host.root", "building an image needs root", hint="run it as root, or with sudo")
 
 
-def require_unchanged(shop: Shop, wanted: Recipe) -> None:
-    """Raises InputError("image.edited") when the checkout is not any more what `wanted` was made from.
+@contextlib.contextmanager
+def frozen(shop: Shop, wanted: Recipe) -> Iterator[tuple[Shop, Path]]:
+    """The checkout as it is now, in a folder that nobody edits, for a block: a shop of it, and its archive.
 
-    A build takes minutes and reads files to its end: what was edited meanwhile would be in a version of other inputs.
+    A build takes minutes and reads files to its end; what is edited meanwhile is for the next one. Raises
+    InputError("image.edited") when it is not any more what `wanted` was made from.
     """
-    config.forget()
-    if recipe.of_image(shop.root, wanted.role, shop.lock).identity != wanted.identity:
-        message = f"files of {wanted.role} were edited while it was built: which of them are in it, nobody knows"
-        raise InputError("image.edited", message, hint=f"`build image {wanted.role}` again")
+    from builder import sources
+    from builder.aside import Aside
+
+    with Aside(shop.settings.cache_path / "work").folder() as folder:
+        sources.pack(shop.root, shop.lock, folder / SOURCE)
+        root = folder / "checkout"
+        sources.unpack(folder / SOURCE, root)
+        if recipe.of_image(root, wanted.role, shop.lock).identity != wanted.identity:
+            raise InputError(
+                "image.edited",
+                f"files of {wanted.role} were edited while it was planned",
+                hint=f"`build image {wanted.role}` again",
+            )
+        yield Shop(shop.settings, root, shop.lock_path, shop.progress, shop.lock), folder / SOURCE
 
 
 def _build(shop: Shop, wanted: Recipe, ref: Ref, store: Store) -> None:
-    from builder import sources
-
-    with contextlib.ExitStack() as stack:
-        out = stack.enter_context(store.staging())
-        make(shop, wanted, ref, out)
-        sources.pack(shop.root, shop.lock, out / SOURCE)
-        require_unchanged(shop, wanted)
+    with frozen(shop, wanted) as (still, archive), store.staging() as out:
+        make(still, wanted, ref, out)
+        if recipe.shaping_modules() != wanted.sections["builder"]:  # not all of them are loaded when a build begins
+            raise InputError("image.edited", "the builder was edited while it built", hint="the same command again")
+        shutil.copyfile(archive, out / SOURCE)
         with shop.progress.step(f"{ref.role}: into the store"):
             store.add(ref.role, ref.version, out)
     try:

@@ -171,14 +171,29 @@ def test_sources_of_another_recipe_are_refused_before_anything_of_them_runs(root
     assert list((tmp_path / "cache/work").iterdir()) == []
 
 
-def test_an_edit_during_a_build_is_noticed(root: Path) -> None:
-    shop = Shop(Settings(), root, root / "images/images.lock", _lock=checkout.lock_of(root))
+def test_a_build_works_on_the_checkout_as_it_was_when_it_began(root: Path, tmp_path: Path) -> None:
+    shop = Shop(
+        Settings(cache=str(tmp_path / "cache")), root, root / "images/images.lock", _lock=checkout.lock_of(root)
+    )
     wanted = recipe.of_image(root, "gw", shop.lock)
-    image.require_unchanged(shop, wanted)
-    checkout.write(root, "images/gw/mkosi.conf", checkout.FILES["images/gw/mkosi.conf"] + "\n[Output]\nFormat=tar\n")
-    with pytest.raises(InputError) as caught:
-        image.require_unchanged(shop, wanted)
+    with image.frozen(shop, wanted) as (still, archive):
+        checkout.write(root, "images/base/mkosi.extra/etc/motd", "goodbye\n")
+        assert (still.root / "images/base/mkosi.extra/etc/motd").read_text() == "welcome\n"
+        assert recipe.of_image(still.root, "gw", still.lock) == wanted
+        assert sources.locked(archive) == shop.lock
+    assert list((tmp_path / "cache/work").iterdir()) == []
+
+
+def test_an_edit_between_plan_and_build_is_noticed(root: Path, tmp_path: Path) -> None:
+    shop = Shop(
+        Settings(cache=str(tmp_path / "cache")), root, root / "images/images.lock", _lock=checkout.lock_of(root)
+    )
+    wanted = recipe.of_image(root, "gw", shop.lock)
+    checkout.write(root, "images/base/mkosi.extra/etc/motd", "goodbye\n")
+    with pytest.raises(InputError) as caught, image.frozen(shop, wanted):
+        pass
     assert caught.value.code == "image.edited"
+    assert list((tmp_path / "cache/work").iterdir()) == []
 
 
 @pytest.mark.images
