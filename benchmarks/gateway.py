@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx2
 from testcontainers.core.container import DockerContainer
 
+from benchmarks.load import ADDRESS
 from e2e.containers import Engine
 from netboot.client import Netboot
 from netboot.schema import NewPointer, NewVersion
@@ -62,6 +63,9 @@ http {{
     upstream netboot {{ server unix:{folder}/netboot.sock; keepalive 32; }}
     server {{
         listen {port} backlog=4096;
+        # Every machine asks from its own address; here one process asks for all of them.
+        set_real_ip_from 0.0.0.0/0;
+        real_ip_header {header};
         location /boot/ {{
             proxy_pass http://netboot;
             proxy_http_version 1.1;
@@ -175,7 +179,7 @@ def publish(where: Path) -> None:
 @contextlib.contextmanager
 def nginx(podman: Engine, where: Path) -> Iterator[str]:
     """nginx of the gw image before netboot; the address of its port."""
-    (where / "nginx.conf").write_text(NGINX.format(folder=where, port=PORT))
+    (where / "nginx.conf").write_text(NGINX.format(folder=where, port=PORT, header=ADDRESS))
     container = DockerContainer(podman.image_of("gw")).with_volume_mapping(str(where), str(where), "rw")
     command = ["sh", "-ec", f"install -d /var/lib/nginx /var/log/nginx; exec nginx -c {where}/nginx.conf"]
     with container.with_command(command) as started:
@@ -222,10 +226,16 @@ def memory(process: subprocess.Popen[bytes]) -> int:
     return int(next(line.split()[1] for line in text.splitlines() if line.startswith("Pss:"))) * 1024
 
 
+def cpu_seconds(pid: int) -> float:
+    """CPU time that a process has used (proc(5), stat)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def urls(base: str, numbers: Sequence[int], where: Path) -> str:
-    """A file with the script of each machine, and a word that only its own answer has."""
+    """A file with the question of each machine, and a word that only its own script has."""
     file = where / "urls"
-    lines = [f"{base}/boot/{mac(number)} systemd.hostname={hostname(number)}" for number in numbers]
+    lines = [f"{base}/boot/{mac(number)} systemd.hostname={hostname(number)} {address(number)}" for number in numbers]
     file.write_text("\n".join(lines) + "\n")
     return str(file)
 

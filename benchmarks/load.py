@@ -4,7 +4,7 @@
     python -m benchmarks.load steady RATE SECONDS FILE  requests at a fixed rate, whatever the answers take
     python -m benchmarks.load full SECONDS FILE         as many requests as are answered
 
-A line of FILE is a URL and a word of its answer.
+A line of FILE is a URL, a word that its answer has, and the address that asks, which the server takes from a header.
 
 Times are those of CLOCK_MONOTONIC, which all processes of a machine share. Every line of output is JSON.
 """
@@ -19,9 +19,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+ADDRESS = "X-Bench-Address"
 CONNECTIONS = 64
 DEPTH = 8  # requests in a row on one connection at full load: the client must not be what is measured
 
@@ -72,6 +74,18 @@ async def subscribe(count: int, path: str) -> None:
 # HTTP
 
 
+@dataclass(frozen=True)
+class Question:
+    """A request, and a word that its answer has."""
+
+    request: bytes
+    word: bytes
+
+    def wrong(self, status: int, body: bytes) -> bool:
+        """Is this no answer to it?"""
+        return status != 200 or self.word not in body
+
+
 class Connection:
     """A connection that is kept; `get` is the status and body of one answer."""
 
@@ -80,11 +94,11 @@ class Connection:
         self.reader: asyncio.StreamReader | None = None
         self.writer: asyncio.StreamWriter | None = None
 
-    async def send(self, paths: Sequence[str]) -> None:
-        """Ask for some paths, one after the other."""
+    async def send(self, questions: Sequence[Question]) -> None:
+        """Ask some questions, one after the other."""
         if self.writer is None:
             self.reader, self.writer = await asyncio.open_connection(self.host, self.port)
-        self.writer.write(b"".join(f"GET {path} HTTP/1.1\r\nHost: netboot\r\n\r\n".encode() for path in paths))
+        self.writer.write(b"".join(question.request for question in questions))
 
     async def answer(self) -> tuple[int, bytes]:
         """The next answer, which has to say how long it is, or come in chunks."""
@@ -108,15 +122,20 @@ class Connection:
         self.reader = self.writer = None
 
 
-def split(urls: Sequence[str]) -> tuple[str, int, list[str]]:
-    """Host, port and paths of URLs of one server."""
-    parts = [urlsplit(url) for url in urls]
-    return str(parts[0].hostname), parts[0].port or 80, [part.path for part in parts]
+def read(file: str) -> tuple[str, int, list[Question]]:
+    """Host, port and questions of a file about one server."""
+    lines = [line.split() for line in Path(file).read_text().splitlines()]
+    parts = urlsplit(lines[0][0])
+    questions = []
+    for url, word, address in lines:
+        request = f"GET {urlsplit(url).path} HTTP/1.1\r\nHost: netboot\r\n{ADDRESS}: {address}\r\n\r\n"
+        questions.append(Question(request.encode(), word.encode()))
+    return str(parts.hostname), parts.port or 80, questions
 
 
-async def steady(rate: float, seconds: float, urls: Sequence[str], expected: Sequence[str]) -> None:
+async def steady(rate: float, seconds: float, file: str) -> None:
     """A request every 1/rate s, over some connections; a delay is counted from when it should have been sent."""
-    host, port, paths = split(urls)
+    host, port, questions = read(file)
     free: asyncio.Queue[Connection] = asyncio.Queue()
     for _ in range(CONNECTIONS):
         free.put_nowait(Connection(host, port))
@@ -124,12 +143,12 @@ async def steady(rate: float, seconds: float, urls: Sequence[str], expected: Seq
     wrong: Counter[str] = Counter()
 
     async def one(number: int, due: float) -> None:
-        connection = await free.get()
+        connection, question = await free.get(), questions[number % len(questions)]
         try:
-            await connection.send([paths[number % len(paths)]])
+            await connection.send([question])
             status, body = await connection.answer()
             delays.append(time.monotonic() - due)
-            if status != 200 or expected[number % len(paths)].encode() not in body:
+            if question.wrong(status, body):
                 wrong[f"{status}: {body[:80]!r}"] += 1
         except (OSError, asyncio.IncompleteReadError, ValueError) as error:
             delays.append(time.monotonic() - due)
@@ -157,9 +176,9 @@ async def steady(rate: float, seconds: float, urls: Sequence[str], expected: Seq
     )
 
 
-async def full(seconds: float, urls: Sequence[str]) -> None:
+async def full(seconds: float, file: str) -> None:
     """As many answers as there can be, over some connections with several questions in a row on each."""
-    host, port, paths = split(urls)
+    host, port, questions = read(file)
     deadline = time.monotonic() + seconds
     answered = wrong = size = 0
 
@@ -168,18 +187,19 @@ async def full(seconds: float, urls: Sequence[str]) -> None:
         connection = Connection(host, port)
         number = offset
         while time.monotonic() < deadline:
-            await connection.send([paths[(number + each) % len(paths)] for each in range(DEPTH)])
-            for _ in range(DEPTH):
+            asked = [questions[(number + each) % len(questions)] for each in range(DEPTH)]
+            await connection.send(asked)
+            for question in asked:
                 status, body = await connection.answer()
                 answered += 1
-                wrong += status != 200
+                wrong += question.wrong(status, body)
                 size = len(body)
             number += DEPTH
         connection.drop()
 
     began = time.monotonic()
-    await asyncio.gather(*(one(number * 131) for number in range(CONNECTIONS // DEPTH)))
-    say(per_second=answered / (time.monotonic() - began), wrong=wrong, size=size)
+    await asyncio.gather(*(one(number * 1237) for number in range(CONNECTIONS // DEPTH)))
+    say(answered=answered, per_second=answered / (time.monotonic() - began), wrong=wrong, size=size)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -188,10 +208,9 @@ def main(argv: Sequence[str]) -> int:
     if argv[0] == "subscribe":
         asyncio.run(subscribe(int(argv[1]), argv[2]))
     elif argv[0] == "steady":
-        lines = [line.split() for line in Path(argv[3]).read_text().splitlines()]
-        asyncio.run(steady(float(argv[1]), float(argv[2]), [line[0] for line in lines], [line[1] for line in lines]))
+        asyncio.run(steady(float(argv[1]), float(argv[2]), argv[3]))
     else:
-        asyncio.run(full(float(argv[1]), [line.split()[0] for line in Path(argv[2]).read_text().splitlines()]))
+        asyncio.run(full(float(argv[1]), argv[2]))
     return 0
 
 

@@ -1,8 +1,9 @@
 """The running service: follow mdb, and keep named as mdb says.
 
 One task follows mdb's feed and notes what machines there are; another one brings that into force, one turn after the
-other. A turn begins when the feed has been quiet for `QUIET` seconds, or after `LONGEST` at the most: a thousand
-machines of one import are one turn. What could not be done is tried again by itself.
+other. A turn for a few changes begins `QUIET` seconds after the last one; where there are many, the feed has to be
+quiet for `MANY_QUIET`, for `LONGEST` at the most: a thousand machines of one import are one turn. What could not be
+done is tried again by itself.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ logger = logging.getLogger(__name__)
 
 TOPIC = "machines"
 FIELDS = ("hostname", "aliases", "ip")
-QUIET, LONGEST = 0.1, 0.6
+QUIET, MANY_QUIET, LONGEST = 0.02, 0.15, 0.8
+MANY = 10
 AGAIN = 2.0
 """Seconds until what failed is tried again, and between looks at what DHCP says of servers."""
 ASK_SECONDS = 2.0
@@ -61,6 +63,7 @@ class Worker:
         self.seconds: float | None = None
         self.reloads = 0
         self._noted = self._done = 0  # how many times something was noted, and how many of these are in force
+        self._fresh = 0  # changes since the last turn began
         self._changed = asyncio.Event()
         self._stop = applier.stop
         self._count: dict[str, Any] = {}
@@ -131,6 +134,7 @@ class Worker:
                     self._note(change.key, change.after)
         self.known = True
         self._noted += 1
+        self._fresh += len(batch.changes)
         self._changed.set()
 
     def _note(self, key: str, record: Mapping[str, Any] | None) -> None:
@@ -150,7 +154,7 @@ class Worker:
                 continue
             began = time.monotonic()
             await self._settle(began + LONGEST)
-            noted = self._noted
+            noted, self._fresh = self._noted, 0
             outcome = await self._turn(began)
             self._note_outcome(outcome, time.monotonic() - began)
             if outcome.problem is None:
@@ -172,7 +176,8 @@ class Worker:
         while self._changed.is_set():
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, min(QUIET, deadline - time.monotonic()))):
+                quiet = QUIET if self._fresh < MANY else MANY_QUIET
+                async with asyncio.timeout(max(0.0, min(quiet, deadline - time.monotonic()))):
                     await self._changed.wait()
             if time.monotonic() >= deadline:
                 self._changed.clear()

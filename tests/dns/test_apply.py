@@ -69,7 +69,7 @@ def test_a_new_machine_is_served_and_only_its_zones_are_loaded(rig: Rig) -> None
     outcome = rig.applier.turn([machine(1, "one", "192.168.0.1")])
     assert "one A 192.168.0.1\n" in rig.served()
     assert outcome.problem is None
-    assert rig.bind.reloads == [("hall", "prolo"), ("hall", "0.168.192.in-addr.arpa")]
+    assert set(rig.bind.reloads) == {("hall", "prolo"), ("hall", "0.168.192.in-addr.arpa")}
 
 
 def test_where_nothing_changed_nothing_is_written_checked_or_told(rig: Rig) -> None:
