@@ -221,7 +221,9 @@ class SshContainer(_Server):
     @property
     def address(self) -> str:
         """Its own address, where it listens on port 22."""
-        return str(self.get_wrapped_container().attrs["NetworkSettings"]["IPAddress"])
+        container = self.get_wrapped_container()
+        container.reload()  # what is known from its start may be from before it had one
+        return str(container.attrs["NetworkSettings"]["IPAddress"])
 
 
 class NginxContainer(_Server):
