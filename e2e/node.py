@@ -11,16 +11,16 @@ import base64
 import contextlib
 import os
 import re
-import shlex
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from e2e.backend import UNIT_FAILED, Ended, Listener, Order, Run
 from e2e.journal import Entry
 from e2e.topology import Node as NodeSpec
+from e2e.wait_target import WaitTarget
 from services.common import process
 from services.common.bus import UnitDetails, UnitStatus
 from services.common.errors import BacklineError, HostError, UsageError
@@ -50,13 +50,6 @@ def dumped_core(fields: Mapping[str, str]) -> bool:
     return how == "dumped" or (how == "killed" and fields.get("EXIT_STATUS") in CRASHES)
 
 
-class ExecResult(NamedTuple):
-    """What testcontainers' containers answer to `exec`."""
-
-    exit_code: int
-    output: bytes
-
-
 class WaitFailed(BacklineError):
     """What was awaited did not come, or cannot come any more. `node` says where."""
 
@@ -75,7 +68,7 @@ class CommandFailed(BacklineError):
         self.completed = completed
 
 
-class Node:
+class Node(WaitTarget):
     """A machine of a lab. Made by `Lab`; `lab["gw"]` is one."""
 
     def __init__(self, lab: Lab, name: str, index: int, spec: NodeSpec) -> None:
@@ -457,44 +450,6 @@ class Node:
         run = self._run
         if run is not None and not run.wait_ended(time.monotonic() + seconds):
             raise self._late("being off", seconds)
-
-    # testcontainers' WaitStrategyTarget
-
-    def get_container_host_ip(self) -> str:
-        """Its first address; reach it from inside the lab."""
-        return self.address
-
-    def get_exposed_port(self, port: int) -> int:
-        """Nothing is mapped in a lab."""
-        return port
-
-    def get_wrapped_container(self) -> Node:
-        """Itself: it has `status`, `attrs` and `reload` as docker's containers have."""
-        return self
-
-    def get_logs(self) -> tuple[bytes, bytes]:
-        """Its journal as text, and nothing on the second stream."""
-        return "\n".join(entry.message for entry in self.journal()).encode(), b""
-
-    def reload(self) -> None:
-        """Nothing is cached here."""
-
-    @property
-    def status(self) -> str:
-        """`running` or `exited`, docker's words."""
-        return "running" if self.running else "exited"
-
-    @property
-    def attrs(self) -> dict[str, Any]:
-        """What strategies read of docker's `inspect`: the state, and as its health whether it is up."""
-        health = {"Status": "healthy" if self.ready else "starting"}
-        return {"State": {"Status": self.status, "Running": self.running, "Error": "", "Health": health}}
-
-    def exec(self, command: str | list[str]) -> ExecResult:
-        """Run a program; a string is split into words, and no shell reads it, as with testcontainers' own."""
-        argv = shlex.split(command) if isinstance(command, str) else command
-        done = self.run(argv, check=False)
-        return ExecResult(done.returncode, (done.stdout + done.stderr).encode())
 
     # Inside
 

@@ -24,7 +24,7 @@ from services.common.access import LOCAL, Access, Role, caller_of, require
 from services.common.app import Application, create_app
 from services.common.codec import encode_json
 from services.common.edge import Operation, read_body, read_query, read_text
-from services.common.errors import BusyError, InputError, MissingError, UsageError
+from services.common.errors import AccessError, BusyError, InputError, MissingError, UsageError
 from services.common.feed.server import Feed
 from services.common.pages import HTMX
 from services.mdb import inventory, query, tables
@@ -264,7 +264,9 @@ def make_app(store: Store, access: Access, *, htmx: Path = HTMX, sources: Sequen
 
     async def subscribe(request: Request) -> Response:
         if caller_of(request).origin != LOCAL:
-            require(request, Role.ORGANIZER, Role.SERVICE, scope="feed")
+            caller = require(request, Role.ORGANIZER, Role.SERVICE, scope="feed")
+            if caller.machine is not None:  # a seat, whose user may have its token: records hold notes
+                raise AccessError("auth.denied", "machines of seats do not follow mdb")
         return await feed.subscribe(request)
 
     @contextlib.asynccontextmanager

@@ -18,6 +18,7 @@ from services.common.errors import BacklineError
 from services.common.feed.client import Follower
 from services.common.problem import RemoteError
 from services.common.process import run
+from services.common.tokens import Tokens, new_key
 from services.mdb.client import Mdb
 from services.mdb.schema import (
     Change,
@@ -87,6 +88,16 @@ def test_notes_history_exports_and_the_feed_are_not_for_everybody(mdb: Service) 
             assert httpx2.get(mdb.http + path, trust_env=False).status_code == 401
     code, out, _ = command("show", "p0001", "--address", mdb.http)
     assert (code, "p0001" in out, "mat" in out, "created:" in out) == (0, True, False, False)
+
+
+def test_a_seat_does_not_follow_mdb_whose_records_hold_notes(tmp_path: Path) -> None:
+    key = new_key()
+    (tmp_path / "access.key").write_bytes(key)
+    token = Tokens(key).for_machine("p0001", machine=1, boot="0" * 32, seconds=60)
+    with serving(tmp_path, f"sqlite:///{tmp_path}/mdb.db", env={"CREDENTIALS_DIRECTORY": str(tmp_path)}) as mdb:
+        headers = {"authorization": f"Bearer {token}"}
+        answer = httpx2.get(f"{mdb.http}/v1/feed", headers=headers, trust_env=False)
+        assert (answer.status_code, answer.json()["code"]) == (403, "auth.denied")
 
 
 def test_another_user_of_the_host_does_not_write(mdb: Service) -> None:
