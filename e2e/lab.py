@@ -243,7 +243,10 @@ class Lab:
         """What makes a server offer what a service of Backline will."""
         if node.spec.role == "rhfs" and self.netboot and published.numbers(self.hall.data, node.name):
             return published.root_server(self.netboot.ref.role)
-        return stand_ins.time_server() if node.spec.role == "gw" else {}
+        if node.spec.role != "gw":
+            return {}
+        emulated = self.netboot is not None and Capability.KVM not in self.found
+        return stand_ins.join(stand_ins.time_server(), stand_ins.patience() if emulated else {})
 
     def addresses(self, node: Node) -> list[str]:
         """A node's IPv4 addresses now, as its kernel has them."""

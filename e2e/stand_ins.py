@@ -46,3 +46,9 @@ def join(*parts: Mapping[str, bytes]) -> Credentials:
 def time_server() -> Credentials:
     """What lets chronyd of a container serve time."""
     return {"systemd.unit-dropin.chrony.service": CHRONY}
+
+
+def patience() -> Credentials:
+    """What gives emulated machines, which take minutes for seconds of others, the time to claim their credentials."""
+    text = "[Service]\nEnvironment=BACKLINE_NETBOOT_CLAIM_SECONDS=900\n"
+    return {"systemd.unit-dropin.backline-netboot.service": text.encode()}

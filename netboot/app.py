@@ -73,7 +73,7 @@ _READING = [401, 403, 404]
 
 def make_app(store: Store, follower: Follower, settings: Settings, access: Access) -> Application:
     """netboot's application; it follows mdb while it runs."""
-    boots = Boots(store)
+    boots = Boots(store, claim_seconds=settings.claim_seconds)
     registry = CollectorRegistry()
     answers = Answers(boots, settings, access.tokens, registry)
     why = Why(boots, answers.strangers, follower, dhcp=settings.dhcp)

@@ -3,7 +3,7 @@
 A boot is decided inside the transaction that writes its record, and answered after that: whoever moves a pointer moves
 it before a boot or after it, never in the middle, and no machine runs a version that no record names.
 
-The credentials of a boot are given once, within `CLAIM_SECONDS` of its record, to the address that mdb gives its
+The credentials of a boot are given once, within `claim_seconds` of its record, to the address that mdb gives its
 machine. The boot's id is all that a claim shows: it is random, and stands on the machine's own command line alone.
 """
 
@@ -62,8 +62,9 @@ class Answered:
 class Boots:
     """The boot records of a store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, claim_seconds: float = CLAIM_SECONDS) -> None:
         self.store = store
+        self.claim_seconds = claim_seconds
 
     # Deciding
 
@@ -147,7 +148,7 @@ class Boots:
             row = _need(session, id)
             if row.outcome != Outcome.BOOT.value:
                 raise MissingError("boot.unknown", "this boot was refused, and has no credentials")
-            refusal = _refusal(row, origin, now)
+            refusal = _refusal(row, origin, now, self.claim_seconds)
             if refusal is None:
                 row.claimed_at, row.claimed_from = now, origin
             else:
@@ -223,7 +224,9 @@ class Boots:
             outbox.append(session, [_told(_boot(row))])
 
 
-def _refusal(row: BootRow, origin: str, now: float) -> AccessError | BusyError | MissingError | None:
+def _refusal(
+    row: BootRow, origin: str, now: float, claim_seconds: float
+) -> AccessError | BusyError | MissingError | None:
     if origin != row.address:
         told = f"the credentials of this boot are for {row.address}, and {origin} asks"
         return AccessError("boot.address", told)
@@ -233,7 +236,7 @@ def _refusal(row: BootRow, origin: str, now: float) -> AccessError | BusyError |
             f"the credentials of this boot were given {now - row.claimed_at:.0f} s after it was answered",
             hint="start the machine again; if nobody did so twice, somebody else is on its address",
         )
-    if now > row.at + CLAIM_SECONDS:
+    if now > row.at + claim_seconds:
         return MissingError("boot.late", f"this boot was answered {now - row.at:.0f} s ago: start the machine again")
     return None
 

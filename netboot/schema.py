@@ -61,6 +61,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="groups whose members may see boots, logs and unknown machines over the unix socket"),
     ] = msgspec.field(default_factory=lambda: ["backline-mdb"])
     access: AccessSettings = AccessSettings()
+    claim_seconds: Annotated[
+        int, Meta(ge=10, le=3600, description="how long after its answer a machine may claim its credentials")
+    ] = 120
     grace_seconds: Annotated[int, Meta(ge=0, le=300, description="how long a stop waits for running requests")] = 10
 
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 
 from netboot.aliens import Strangers
-from netboot.boots import CLAIM_SECONDS, Boots
+from netboot.boots import Boots
 from netboot.decide import Decision, Rule
 from netboot.machines import Known
 from netboot.schema import Boot, Outcome
@@ -48,7 +48,7 @@ class Why:
             _asked(last, machine, now),
             _version(rules, decision),
             _server(machine, decision),
-            _last(last, decision, now),
+            _last(last, decision, now, self.boots.claim_seconds),
         ]
         return WhyAnswer(
             host=machine.hostname,
@@ -173,14 +173,14 @@ def _server(machine: Known, decision: Decision) -> Step:
     )
 
 
-def _last(last: Sequence[Boot], decision: Decision, now: float) -> Step:
+def _last(last: Sequence[Boot], decision: Decision, now: float, claim_seconds: float) -> Step:
     boot = next((each for each in last if each.version is not None), None)
     if boot is None:
         return Step(step="last boot", finding=Finding.UNKNOWN, text="none is on record")
     stage = f"{boot.stage.value}, {_ago(now - (boot.stage_at or now))} ago" if boot.stage else "it has not reported"
     text = f"{boot.version} from {boot.servers[0]}, by the {boot.rule}; {stage}"
     more = [boot.stage_detail] if boot.stage_detail else []
-    more.append(f"credentials: {_claimed(boot, now)}")
+    more.append(f"credentials: {_claimed(boot, now, claim_seconds)}")
     left = LEASE_SECONDS - (now - (boot.stage_at or boot.at))
     more.append(f"its lease keeps {boot.version} for another {_ago(left)}" if left > 0 else "its lease has ended")
     wanted = decision.version.version if decision.version else None
@@ -191,11 +191,11 @@ def _last(last: Sequence[Boot], decision: Decision, now: float) -> Step:
     return Step(step="last boot", finding=Finding.PROBLEM if bad else Finding.GOOD, text=text, more=more)
 
 
-def _claimed(boot: Boot, now: float) -> str:
+def _claimed(boot: Boot, now: float, claim_seconds: float) -> str:
     refused = f", and {boot.refused_claims} claims were refused" if boot.refused_claims else ""
     if boot.claimed_at is not None:
         return f"given {boot.claimed_at - boot.at:.0f} s after the answer{refused}"
-    return f"{'not claimed yet' if now < boot.at + CLAIM_SECONDS else 'never claimed'}{refused}"
+    return f"{'not claimed yet' if now < boot.at + claim_seconds else 'never claimed'}{refused}"
 
 
 def _verdict(decision: Decision) -> str:

@@ -273,6 +273,13 @@ def test_they_are_given_for_two_minutes(both: Store, boots: Boots, clock: list[f
     assert refused(lambda: boots.claim(late, "192.168.0.1")).code == "boot.late"
 
 
+def test_a_hall_of_slow_machines_gives_them_longer(both: Store, clock: list[float]) -> None:
+    patient = Boots(both, claim_seconds=900)
+    id = boot(patient).boot
+    clock[0] += CLAIM_SECONDS + 1
+    assert patient.claim(id, "192.168.0.1").claimed_at is not None
+
+
 def test_a_refused_boot_has_none(store: Store, boots: Boots) -> None:
     id = boot(boots).boot
     assert refused(lambda: boots.claim(id, "192.168.0.1")).code == "boot.unknown"
