@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,8 +100,11 @@ class Guarded:
 
 
 @contextlib.contextmanager
-def guarded(folder: Path) -> Iterator[Guarded]:
-    """A guarded service that answers."""
+def guarded(folder: Path, *, run: Path | None = None) -> Iterator[Guarded]:
+    """A guarded service that answers, on a socket in `run`, else in a folder that every user of this host reaches.
+
+    Not in pytest's folder: each pytest that starts shuts all of them to other users again.
+    """
     public = new_key(folder / "ada", comment="ada")
     key = bytes(range(32))
     (folder / CREDENTIAL).write_bytes(key)
@@ -108,10 +112,11 @@ def guarded(folder: Path) -> Iterator[Guarded]:
         "CREDENTIALS_DIRECTORY": str(folder),
         "BACKLINE_GUARDED_ADMINISTRATORS": str(folder / "administrators.json"),
     }
-    with activated(folder, GUARDED, env=env) as service:
-        for parent in service.socket.parents:
-            if parent.stat().st_uid == 0 and str(parent).startswith("/tmp/"):
-                parent.chmod(parent.stat().st_mode | 0o011)
+    with contextlib.ExitStack() as stack:
+        if run is None:
+            run = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="backline-guarded-")))
+            run.chmod(0o711)
+        service = stack.enter_context(activated(run, GUARDED, env=env))
         made = Guarded(service, folder, key, Tokens(key), public)
         made.administer(made.ada())
         yield made
