@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from builder.image import Shop
 from e2e.containers import engine
 from services.common.errors import InputError
 from services.dns import zones
-from services.dns.folder import serial_of
+from services.dns.apply import Applier
+from services.dns.fake import FakeBind
+from services.dns.folder import Folder, serial_of
 from services.dns.schema import Aliens, Settings
 from services.dns.serials import newer
 from services.dns.zones import Machine
@@ -224,3 +227,67 @@ def test_a_named_that_was_killed_comes_up_with_the_same_answers(place: Box) -> N
         before = place.serial(), place.ask("seat4.prolo")
     with place.named():
         assert (place.serial(), place.ask("seat4.prolo")) == before
+
+
+@pytest.mark.needs("loop devices")
+def test_after_a_power_cut_at_any_step_named_answers_the_old_or_the_new(
+    place: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files lie on an ext4 of their own; a copy of its device is what a disk would hold at that moment."""
+    sandbox = place.podman.sandbox
+    disk, mounted = "/run/lab/dns-disk", "/run/lab/dns-state"
+    folder = sandbox.root / mounted.lstrip("/")
+    sandbox.run(["truncate", "--size=16M", disk])
+    sandbox.run(["mkfs.ext4", "-q", "-m0", disk])
+    sandbox.run(["mkdir", mounted])
+    sandbox.run(["mount", "-o", "loop", disk, mounted])
+    bind = FakeBind(folder)
+    cuts: list[str] = []
+
+    def cut() -> None:
+        cuts.append(f"{disk}-{len(cuts)}")
+        sandbox.run(["cp", "--sparse=always", disk, cuts[-1]])
+
+    def watched(name: str, function: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **more: object) -> object:
+            done = function(*arguments, **more)
+            if bind.runs:
+                cut()
+            return done
+
+        call.__name__ = name
+        return call
+
+    def answers() -> tuple[list[str], ...]:
+        """What named answers over the files that are there now, as they are after a restart."""
+        shutil.rmtree(place.folder / "zones", ignore_errors=True)
+        shutil.copytree(folder / "zones", place.folder / "zones")
+        conf = (folder / "named.conf").read_text().replace(str(folder), str(place.folder))
+        (place.folder / "named.conf").write_text(conf)
+        with place.named():
+            return (place.ask("moved.prolo"), place.ask("seat0.prolo"), place.ask("rfs0.prolo"))
+
+    try:
+        Applier(SETTINGS, Folder(folder), bind).put([machine(1, "moved", "192.168.0.1"), *machines(1)[1:]])
+        sandbox.run(["sync", "-f", mounted])
+        cut()
+        with monkeypatch.context() as patch:
+            for name in ("fsync", "utime"):
+                patch.setattr(f"services.dns.folder.os.{name}", watched(name, getattr(os, name)))
+            patch.setattr(Path, "rename", watched("rename", Path.rename))
+            Applier(SETTINGS, Folder(folder), bind).put([machine(1, "moved", "192.168.1.50"), *machines(1)])
+        sandbox.run(["umount", mounted])
+        seen = []
+        for copy in cuts:
+            sandbox.run(["mount", "-o", "loop", copy, mounted])
+            seen.append(answers())
+            sandbox.run(["umount", mounted])
+            sandbox.run(["rm", copy])
+    finally:
+        sandbox.run(["umount", "-q", mounted], check=False)
+    old = (["192.168.0.1"], ["NXDOMAIN"], ["192.168.1.10"])
+    new = (["192.168.1.50"], ["192.168.0.1"], ["192.168.1.10"])
+    assert len(cuts) > 8
+    assert (seen[0], seen[-1]) == (old, new)
+    first = seen.index(new)
+    assert seen == [old] * first + [new] * (len(seen) - first)
