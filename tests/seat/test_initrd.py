@@ -66,6 +66,10 @@ def test_nobody_there_is_no_answer() -> None:
     assert bash(1, 'within 5 ask POST / 2> /dev/null; printf "[%s]" "$said"') == "[]"
 
 
+def test_what_a_command_prints_ends_without_its_newline() -> None:
+    assert bash(1, 'within 5 echo away; printf "[%s]" "$said"') == "[away]"
+
+
 def test_a_server_that_says_nothing_is_left_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         script = 'within 0.2 ask POST / || printf "late [%s]" "$said"'
