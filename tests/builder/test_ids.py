@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from builder import ids
+from builder.config import known_services
 from builder.ids import Id
 from services.common.errors import BacklineError, InputError
 
@@ -160,7 +161,7 @@ def test_a_sysusers_file_is_named_as_the_maker(tmp_path: Path) -> None:
 
 
 def test_the_real_tables_packages_have_ids_below_400() -> None:
-    services = {path.parent.name for path in (ROOT / "services").glob("*/__init__.py")}
+    services = set(known_services(ROOT))
     packages = [entry for entry in ids.load(ROOT) if not set(entry.needs) & services]
     assert [entry.name for entry in packages if not 200 <= (entry.uid or entry.gid or 0) < 400] == []
 
