@@ -14,7 +14,15 @@ from collections.abc import Iterator
 from e2e.backend import UNIT_FAILED
 from e2e.node import PROCESS_EXIT
 
-COMMAND_LINE = ("console=ttyS0", "loglevel=4", "systemd.journald.forward_to_console=1", "systemd.show_status=no")
+COMMAND_LINE = (
+    "console=ttyS0",
+    "loglevel=4",
+    "systemd.journald.forward_to_console=1",
+    "systemd.show_status=no",
+    # A machine whose kernel gives up starts again, and does not stand there.
+    "oops=panic",
+    "panic=5",
+)
 """What to put on a kernel's command line so that `fields` understands its console."""
 # ECMA-48: control sequences (CSI), other escapes, and control characters that are no end of a line.
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-Z\\-_c]|[\x00-\x09\x0b\x0c\x0e-\x1f\x7f]")
