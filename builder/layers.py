@@ -9,9 +9,10 @@ versions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from builder import cache, config, ids, overlay, recipe
+from builder import cache, clock, config, ids, overlay, recipe
 from builder.config import Image
 from builder.lock import Lock, LockedPackage
 from builder.pool import Pool, make_repository
@@ -20,7 +21,6 @@ from services.common.errors import BacklineError, HostError
 from services.common.process import explain_exit
 
 _OUTPUT = "image"
-_FAKETIME = "usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 _LINE = 300  # mkosi repeats whole command lines with a thousand packages
 _SECTIONS = ("Distribution", "Output", "Content", "Build")
 
@@ -37,6 +37,12 @@ class Context:
     work: Path
     log: Path
     environment: Environment
+
+    @cached_property
+    def clock(self) -> Path | None:
+        """The library that shifts the clock of programs, made when first wanted; None when it is not shifted."""
+        days = self.environment.clock_offset_days
+        return clock.compile_library(self.work, days) if days else None
 
 
 def masters(tools: Path) -> dict[str, str]:
@@ -114,8 +120,8 @@ def _stage_skeleton(ctx: Context, image: Image, target: Path, *, below: Path | N
             )
     for name, text in files.items():
         (target / "etc" / name).write_text(text)
-    if ctx.environment.clock_offset_days:  # package scripts run inside the root: the library has to be there too
-        overlay.copy(ctx.tools / _FAKETIME, target / _FAKETIME)
+    if ctx.clock:  # package scripts run inside the root: the library has to be there too
+        overlay.copy(ctx.clock, target / clock.LIBRARY)
     overlay.normalise_modes(target)
 
 
@@ -147,6 +153,7 @@ class _Step:
         """Run mkosi; the tree that it made. Raises BacklineError("image.mkosi") with the end of its output."""
         ctx, inside = self.ctx, self.ctx.environment.work
         settings: dict[str, list[tuple[str, str]]] = {section: [] for section in _SECTIONS}
+        scripts_environment = [f"{name}={value}" for name, value in ctx.environment.of_scripts().items()]
         for key, value in image.settings.items():
             section, _, name = key.partition(".")
             if key not in ("Distribution.Repositories", "Config.MinimumVersion"):
@@ -158,7 +165,7 @@ class _Step:
             ("PackageCacheDirectory", f"{inside}/pkgcache"),
             ("Incremental", "no"),
             ("WithNetwork", "no"),
-            ("Environment", "\n    ".join(["", *image.environment])),
+            ("Environment", "\n    ".join(["", *image.environment, *scripts_environment])),
         ]
         content = settings["Content"]
         content.append(("SourceDateEpoch", str(ctx.lock.epoch)))
@@ -189,12 +196,10 @@ class _Step:
         sandbox = Sandbox(
             tools=ctx.tools,
             writable={self.path: inside},
-            read_only=read_only,
+            read_only=read_only | ({ctx.clock: f"/{clock.LIBRARY}"} if ctx.clock else {}),
             environment=ctx.environment,
         )
-        variables = ctx.environment.variables(ctx.lock.epoch)
-        if ctx.environment.clock_offset_days:
-            variables |= {"LD_PRELOAD": f"/{_FAKETIME}", "FAKETIME": f"+{ctx.environment.clock_offset_days}d"}
+        variables = ctx.environment.variables(ctx.lock.epoch) | ctx.environment.clock()
         command = ["mkosi", "--directory", f"{inside}/conf", "--force", "build"]
         with ctx.log.open("ab") as log:
             start = log.tell()

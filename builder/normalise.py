@@ -54,7 +54,7 @@ REMOVED = {
     "boot/*.dpkg-*": "backup made by dpkg",
     "usr/lib/mono/aot-cache": "compiled at installation, with random ids",
     "usr/lib/pypy3*/**/__pycache__": "compiled at installation, in the order of a hash seed",
-    "usr/lib/x86_64-linux-gnu/faketime": "only there while `build check` shifts the clock",
+    "usr/lib/backline-clock.so": "only there while `build check` shifts the clock",
 }
 # Files that the build itself makes, outside of any package, with the umask that it happens to have: mkosi's depmod.
 _READABLE = ("usr/lib/modules/*/modules.*",)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from builder import clock
 from services.common import process
 from services.common.process import Completed
 
@@ -41,7 +42,7 @@ class Environment:
     cpus: int | None = None
     """Use only that many CPUs; all of them when None."""
     clock_offset_days: int = 0
-    """Shift the clock that programs see (libfaketime)."""
+    """Shift the wall clock that programs see (builder.clock)."""
 
     def variables(self, epoch: int) -> dict[str, str]:
         """The environment variables of a build at `epoch` (seconds)."""
@@ -56,6 +57,18 @@ class Environment:
             "TERM": "dumb",
             "TZ": self.timezone,
         }
+
+    def of_scripts(self) -> dict[str, str]:
+        """What of it scripts of packages and images are told besides: mkosi gives them an environment of its own."""
+        usual = Environment()
+        found = {} if self.timezone == usual.timezone else {"TZ": self.timezone}
+        if self.locale != usual.locale:
+            found |= {"LANG": self.locale, "LC_ALL": self.locale}
+        return found | self.clock()
+
+    def clock(self) -> dict[str, str]:
+        """What shifts the clock of a program, where the library is."""
+        return {"LD_PRELOAD": f"/{clock.LIBRARY}"} if self.clock_offset_days else {}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from services.common.errors import InputError, MissingError, nearest
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 """A DNS label (RFC 1123), in lower case."""
-BUILT_IN = ("hall", "netboot", "pxe", "single")
+BUILT_IN = ("alone", "hall", "netboot", "pxe", "single")
 SEAT_NAME = "pas-r{room:02}p{place:02}"
 SEATS_PER_ROOM = 12
 

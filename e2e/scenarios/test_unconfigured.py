@@ -58,3 +58,12 @@ def test_the_same_question_is_answered_where_gw_has_its_configuration(lab: Lab) 
     """What would find a rogue server finds a rightful one."""
     lab["gw"].wait_for_unit("kea-dhcp4-server.service")
     assert offers(lab, "room-1", seconds=5)
+
+
+@pytest.mark.lan(topology="alone")
+def test_an_image_without_hall_toml_and_without_a_cable_waits_for_no_network(lab: Lab) -> None:
+    """Packages' units want network-online.target, which would be reached after two minutes."""
+    gw = lab["gw"]
+    assert gw.wait_for_unit("multi-user.target").active == "active"
+    assert gw.unit("network-online.target").active == "active"
+    assert gw.unit("systemd-networkd-wait-online.service").active == "inactive"
