@@ -16,16 +16,16 @@ from pathlib import Path
 
 import msgspec
 
-from builder import manifest as manifests
 from builder import recipe, tools, tree
 from builder.image import Shop, build, frozen, make, plan, require_root
-from builder.manifest import Manifest
 from builder.place import Place, memory_fits, memory_needed
 from builder.pool import Pool
 from builder.sandbox import Environment, Sandbox
 from builder.store import RECIPE
-from builder.versions import Ref
+from services.common import manifest as manifests
 from services.common.errors import BacklineError
+from services.common.manifest import Manifest
+from services.common.versions import Ref
 
 ELSEWHERE = Environment(
     umask="077",

@@ -271,7 +271,7 @@ def run_list(arguments: argparse.Namespace) -> int:
 
     from builder import config
     from builder.image import Shop
-    from builder.versions import human
+    from services.common.versions import human
 
     shop = _shop(arguments)
     assert isinstance(shop, Shop)
@@ -296,8 +296,8 @@ def run_show(arguments: argparse.Namespace) -> int:
     """`build show VERSION`."""
     from builder.image import Shop
     from builder.keys import Keyring
-    from builder.versions import human
     from services.common.errors import IntegrityError
+    from services.common.versions import human
 
     shop = _shop(arguments)
     assert isinstance(shop, Shop)
@@ -349,8 +349,8 @@ def run_why(arguments: argparse.Namespace) -> int:
 
 def run_sbom(arguments: argparse.Namespace) -> int:
     """`build sbom VERSION`: the stored document, byte for byte."""
-    from builder import manifest
     from builder.image import Shop
+    from services.common import manifest
 
     shop = _shop(arguments)
     assert isinstance(shop, Shop)

@@ -15,11 +15,11 @@ from typing import TypeVar
 import msgspec
 
 from builder import tree
-from builder.manifest import Manifest
 from builder.store import RECIPE, Store
-from builder.versions import Ref, human
 from services.common.errors import IntegrityError
+from services.common.manifest import Manifest
 from services.common.process import run
+from services.common.versions import Ref, human
 
 Sizes = Callable[[str], int | None]
 """SHA-256 of a .deb or wheel → bytes that it takes when installed, or None."""

@@ -23,11 +23,11 @@ import msgspec
 
 from builder.aside import disk_bytes, disk_errors, remove_tree
 from builder.locking import try_lock
-from builder.manifest import NAME as MANIFEST
 from builder.store import Problem, Store
-from builder.versions import Ref, human, valid_version
 from builder.wanted import EVERY_ROLE, Roots
 from services.common.errors import BacklineError, MissingError
+from services.common.manifest import NAME as MANIFEST
+from services.common.versions import Ref, human, valid_version
 
 DAY = 86400.0
 GRACE = 3600.0

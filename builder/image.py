@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from builder import config, lock, recipe
-from builder import manifest as manifests
 from builder.config import Image
 from builder.lock import Lock
-from builder.manifest import Manifest
 from builder.place import Place, in_place, memory_fits, memory_needed
 from builder.recipe import Recipe
 from builder.sandbox import Environment
 from builder.settings import Settings, source_root
 from builder.store import RECIPE, SOURCE, Store
-from builder.versions import Ref
+from services.common import manifest as manifests
 from services.common.errors import BacklineError, HostError, InputError, MissingError, UsageError
+from services.common.manifest import Manifest
 from services.common.progress import Progress
+from services.common.versions import Ref
 
 if TYPE_CHECKING:
     from builder.layers import Context

@@ -20,15 +20,15 @@ from builder.lock import Lock
 
 FORMAT = "1"
 _NAMESPACE = uuid.UUID("8f1d2c44-6f0b-5d53-9a70-0d7a2c6e51b1")
-# The modules that shape bytes; the rest of the builder only fetches, stores, signs and reports.
+# The modules that shape bytes, by their path from here; the rest only fetches, stores, signs and reports.
 SHAPING = (
+    "../services/common/manifest.py",
     "artefacts.py",
     "closure.py",
     "ids.py",
     "image.py",
     "initrd.py",
     "layers.py",
-    "manifest.py",
     "normalise.py",
     "overlay.py",
     "recipe.py",

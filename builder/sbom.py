@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from builder.manifest import Package, Wheel
+from services.common.manifest import Package, Wheel
 
 _SPACE = uuid.UUID("6f1a3ff4-58a1-5a53-9d39-6c9a0c6f1e0e")
 """Name space (RFC 9562, version 5) of the serial numbers; any constant would do."""

@@ -25,9 +25,9 @@ from builder.image import Shop
 from builder.lock import Lock
 from builder.recipe import describe_file
 from builder.store import SOURCE, Store
-from builder.versions import Ref
 from services.common import process
 from services.common.errors import InputError, IntegrityError
+from services.common.versions import Ref
 
 FOLDERS = ("images", "mkosi.conf", "mkosi.conf.d", "pyproject.toml", "requirements", "services", "units", *config.ROOMS)
 _PROGRAM = "import sys; from services.common.main import build; sys.exit(build(sys.argv[1:]))"

@@ -22,13 +22,13 @@ from pathlib import Path
 
 import msgspec
 
-from builder import manifest as manifests
 from builder.aside import Aside, Hook, disk_errors, make_folders, no_hook, sync
-from builder.manifest import Manifest
-from builder.versions import Ref, date_of, digits_of, make_ref, valid_role, valid_version
 from builder.wanted import Wanted
+from services.common import manifest as manifests
 from services.common import signing
 from services.common.errors import BacklineError, IntegrityError, MissingError, UsageError, nearest
+from services.common.manifest import Manifest
+from services.common.versions import Ref, date_of, digits_of, make_ref, valid_role, valid_version
 
 RECIPE = "recipe.json"
 SOURCE = "source.tar.zst"

@@ -13,9 +13,9 @@ from pathlib import Path
 import msgspec
 
 from builder.aside import Aside, disk_errors, make_folders, sync
-from builder.versions import Ref, mentions, valid_role, valid_version
 from services.common import signing
 from services.common.errors import MissingError, nearest
+from services.common.versions import Ref, mentions, valid_role, valid_version
 
 EVERY_ROLE = ""
 

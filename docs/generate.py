@@ -454,7 +454,7 @@ def _lock() -> str:
 
 
 def _manifest() -> str:
-    from builder.manifest import Manifest
+    from services.common.manifest import Manifest
 
     return struct_table(Manifest, defaults=False)
 

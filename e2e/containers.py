@@ -32,7 +32,6 @@ from testcontainers.core.container import DockerContainer
 
 from builder import settings as builder_settings
 from builder.settings import Settings
-from builder.versions import Ref
 from e2e import cgroups
 from e2e.lab import Lab
 from e2e.roots import Roots
@@ -40,6 +39,7 @@ from e2e.sandbox import Sandbox, entered_network
 from e2e.topology import mac_of
 from services.common import process
 from services.common.errors import HostError, MissingError
+from services.common.versions import Ref
 
 HOME = "/run/lab/engine"
 """Where the engine keeps everything, as a path of its sandbox."""

@@ -11,11 +11,11 @@ import re
 from dataclasses import dataclass
 
 from builder.store import Store
-from builder.versions import Ref
 from e2e import serial, stand_ins
 from e2e.stand_ins import Credentials
 from netboot.client import Netboot
 from netboot.schema import NewPointer, NewVersion
+from services.common.versions import Ref
 from services.hall.schema import Hall
 
 STORE = "/var/lib/backline/store"

@@ -15,10 +15,10 @@ from pathlib import Path
 from builder import cache as trees
 from builder.settings import Settings
 from builder.store import Store
-from builder.versions import Ref
 from e2e.sandbox import KEEPER, Sandbox
 from services.common.errors import HostError, MissingError
 from services.common.progress import Progress
+from services.common.versions import Ref
 
 EXTRACTED = "extracted"
 

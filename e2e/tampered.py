@@ -16,7 +16,7 @@ from builder.image import Shop
 from builder.pool import Pool
 from builder.sandbox import Environment, Sandbox
 from builder.store import Store
-from builder.versions import Ref
+from services.common.versions import Ref
 
 SUPERBLOCK = 1024
 """Where EROFS has its superblock (Documentation/filesystems/erofs.rst)."""

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from builder.store import Store
-from builder.versions import Ref
+from services.common.versions import Ref
 
 
 class Fuse:

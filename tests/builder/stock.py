@@ -8,10 +8,10 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from builder import manifest as manifests
 from builder import tree
-from builder.manifest import Artefact, Manifest, Package, Wheel
-from builder.versions import Ref
+from services.common import manifest as manifests
+from services.common.manifest import Artefact, Manifest, Package, Wheel
+from services.common.versions import Ref
 
 Recipe = Mapping[str, Mapping[str, str]]
 

@@ -17,10 +17,10 @@ import pytest
 
 from builder import cli, config
 from builder.store import Store
-from builder.versions import Ref
 from services.common import errors
 from services.common.errors import BacklineError, Exit
 from services.common.main import build as program
+from services.common.versions import Ref
 from tests.builder import stock
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from builder import diff, tree
 from builder.diff import FileChange, InputChange, PackageChange
-from builder.manifest import Wheel
 from builder.store import Store
 from builder.tree import Entry
-from builder.versions import Ref
 from services.common.errors import IntegrityError
+from services.common.manifest import Wheel
+from services.common.versions import Ref
 from tests.builder import stock
 
 SHA_A, SHA_B = "a" * 64, "b" * 64

@@ -19,10 +19,10 @@ from builder import gc
 from builder.aside import disk_bytes, mounts_below
 from builder.gc import DAY, Cached, Facts, Leftover, Policy, Pooled, Version
 from builder.store import Store
-from builder.versions import Ref
 from builder.wanted import Roots
 from services.common.errors import MissingError
 from services.common.process import run
+from services.common.versions import Ref
 from tests.builder import stock
 
 PROJECT = Path(__file__).resolve().parents[2]

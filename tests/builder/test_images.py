@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from builder import check, config, image, lock, recipe, tree
-from builder import manifest as manifests
 from builder.image import Built, Shop
-from builder.manifest import Manifest
 from builder.sandbox import Environment, Sandbox
+from services.common import manifest as manifests
+from services.common.manifest import Manifest
 from services.common.process import run
 
 pytestmark = [

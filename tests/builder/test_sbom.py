@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder import sbom
-from builder.manifest import Package, Wheel
+from services.common.manifest import Package, Wheel
 from tests.builder import stock
 
 RECIPE = "ab" * 32

@@ -20,13 +20,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import manifest as manifests
 from builder.store import Store
-from builder.versions import Ref, human, mentions, valid_version
+from services.common import manifest as manifests
 from services.common import signing
 from services.common.errors import HostError, IntegrityError, MissingError, UsageError
 from services.common.process import run
 from services.common.signing import Signer
+from services.common.versions import Ref, human, mentions, valid_version
 from tests.builder import stock
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -720,7 +720,8 @@ def test_an_unprivileged_owner_can_do_everything(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "staged", home / "staged")
     run(["chown", "-R", "65534:65534", home])
     program = (
-        "import sys; from pathlib import Path; from builder.store import Store; from builder.versions import Ref\n"
+        "import sys; from pathlib import Path; from builder.store import Store\n"
+        "from services.common.versions import Ref\n"
         "from services.common import signing; from builder import gc\n"
         "home, role, version = Path(sys.argv[1]), sys.argv[2], sys.argv[3]\n"
         "store = Store(home / 'store'); path = store.add(role, version, home / 'staged')\n"

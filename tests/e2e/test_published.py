@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from builder.versions import Ref
 from e2e import halls, published
+from services.common.versions import Ref
 
 HALL = halls.make(roles={"web": "rhfs"})
 
