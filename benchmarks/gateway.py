@@ -173,7 +173,7 @@ def publish(where: Path) -> None:
     with Netboot(f"unix:{where}/netboot.sock") as client:
         client.add_version(NewVersion(version=VERSION, role="nfsroot", root_hash="ab" * 32))
         client.hold(1, VERSION)
-        client.set_channel("stable", NewPointer(version=VERSION, why="benchmark"))
+        client.switch_channel("stable", NewPointer(version=VERSION, why="benchmark"))
 
 
 @contextlib.contextmanager

@@ -70,7 +70,7 @@ def publish(address: str, published: Published, *, channel: str = CHANNEL) -> No
         )
         for number in published.holders:
             netboot.hold(number, version)
-        netboot.set_channel(channel, NewPointer(version=version, why="the lab begins with it"))
+        netboot.switch_channel(channel, NewPointer(version=version, why="the lab begins with it"))
 
 
 def nginx(role: str) -> str:

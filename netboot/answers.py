@@ -38,8 +38,8 @@ from services.mdb.schema import Registration
 logger = logging.getLogger(__name__)
 
 TOKEN = "backline.boot-token"
-TOKEN_SECONDS = 7 * 86400
-"""Longer than any seat stays on. A token counts for its machine's last boot only."""
+TOKEN_SECONDS = 90 * 86400
+"""Longer than any seat stays on: without it there are no heartbeats, and a lease ends. It is of one boot only."""
 LOG_BYTES = 256 * 1024
 RESTART_SECONDS = 5
 EVERYBODY = "everybody"

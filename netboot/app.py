@@ -21,6 +21,8 @@ from netboot import scripts
 from netboot.answers import LOG_BYTES, Answers
 from netboot.boots import TOPICS, Boots
 from netboot.callers import subscriber
+from netboot.heartbeats import FLUSH_SECONDS, Heartbeats
+from netboot.living import Living
 from netboot.machines import Machines
 from netboot.management import Management
 from netboot.models import outbox
@@ -34,16 +36,27 @@ from netboot.schema import (
     ChannelHistory,
     Channels,
     Credentials,
+    Extension,
+    Heartbeat,
     Holding,
     Holdings,
+    Leases,
     Move,
+    NewOrder,
     NewPin,
     NewPointer,
+    NewQuarantine,
     NewVersion,
+    Orders,
     Pin,
     Pins,
+    Quarantine,
+    Quarantines,
     RegisterQuery,
     Report,
+    Rollback,
+    Seats,
+    SeatsQuery,
     Settings,
     Version,
     Versions,
@@ -77,6 +90,7 @@ def make_app(store: Store, follower: Follower, settings: Settings, access: Acces
     registry = CollectorRegistry()
     answers = Answers(boots, settings, access.tokens, registry)
     why = Why(boots, answers.strangers, follower, dhcp=settings.dhcp)
+    heartbeats = Heartbeats(boots)
     management = Management(boots, answers.strangers, why, domain=settings.domain)
     feed = Feed(store.database, outbox, boots.source, topics=TOPICS, pause=FEED_SECONDS)
 
@@ -106,6 +120,7 @@ def make_app(store: Store, follower: Follower, settings: Settings, access: Acces
                 asyncio.create_task(_follow(follower, store.machines), name="mdb"),
                 asyncio.create_task(_revert(store), name="revert"),
                 asyncio.create_task(_prune(boots), name="prune"),
+                asyncio.create_task(_flush(heartbeats), name="heartbeats"),
             ]
             try:
                 yield
@@ -113,6 +128,7 @@ def make_app(store: Store, follower: Follower, settings: Settings, access: Acces
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+                await asyncio.to_thread(heartbeats.flush)
 
     return create_app(
         service="netboot",
@@ -123,6 +139,7 @@ def make_app(store: Store, follower: Follower, settings: Settings, access: Acces
         routes=[
             *_for_machines(answers),
             *_for_administrators(management),
+            *_of_the_living(Living(heartbeats)),
             Route("/v1/feed", subscribe),
         ],
     )
@@ -215,11 +232,20 @@ def _for_administrators(its: Management) -> list[Route]:
         ),
         Operation("GET", "/v1/channels", its.channels, summary="Channels", answer=Channels),
         Operation(
-            "PUT",
-            "/v1/channels/{name}",
-            its.set_channel,
+            "POST",
+            "/v1/channels/{name}/switch",
+            its.switch_channel,
             summary="Move a channel",
             body=NewPointer,
+            answer=Channel,
+            errors=changing,
+        ),
+        Operation(
+            "POST",
+            "/v1/channels/{name}/extend",
+            its.extend_channel,
+            summary="More time for a trial",
+            body=Extension,
             answer=Channel,
             errors=changing,
         ),
@@ -234,10 +260,10 @@ def _for_administrators(its: Management) -> list[Route]:
         ),
         Operation(
             "POST",
-            "/v1/channels/{name}/revert",
-            its.revert_channel,
+            "/v1/channels/{name}/rollback",
+            its.rollback_channel,
             summary="Take a channel back",
-            body=Move,
+            body=Rollback,
             answer=Channel,
             errors=changing,
         ),
@@ -248,6 +274,24 @@ def _for_administrators(its: Management) -> list[Route]:
             summary="History of a channel",
             answer=ChannelHistory,
             errors=[404],
+        ),
+        Operation("GET", "/v1/quarantine", its.quarantines, summary="Versions in quarantine", answer=Quarantines),
+        Operation(
+            "PUT",
+            "/v1/quarantine/{version}",
+            its.quarantine,
+            summary="Put a version into quarantine",
+            body=NewQuarantine,
+            answer=Quarantine,
+            errors=changing,
+        ),
+        Operation(
+            "DELETE",
+            "/v1/quarantine/{version}",
+            its.lift_quarantine,
+            summary="Take it out",
+            status=204,
+            errors=changing,
         ),
         Operation("GET", "/v1/pins", its.pins, summary="Pins", answer=Pins),
         Operation(
@@ -286,6 +330,42 @@ def _for_administrators(its: Management) -> list[Route]:
     ]
 
 
+def _of_the_living(its: Living) -> list[Route]:
+    return [
+        Operation(
+            "PUT",
+            "/v1/boots/{id}/heartbeat",
+            its.heartbeat,
+            summary="A machine is up",
+            body=Heartbeat,
+            answer=Orders,
+            errors=_READING,
+        ),
+        Operation("GET", "/v1/leases", its.leases, summary="Leases", answer=Leases, errors=[401, 403]),
+        Operation(
+            "DELETE", "/v1/leases/{machine}", its.mark_off, summary="Mark a machine off", status=204, errors=_READING
+        ),
+        Operation(
+            "GET",
+            "/v1/seats",
+            its.seats,
+            summary="Machines, and how they are",
+            query=SeatsQuery,
+            answer=Seats,
+            errors=[401, 403],
+        ),
+        Operation(
+            "POST",
+            "/v1/orders",
+            its.order,
+            summary="Ask machines to restart",
+            body=NewOrder,
+            status=204,
+            errors=[401, 403],
+        ),
+    ]
+
+
 async def _follow(follower: Follower, machines: Machines) -> None:
     """Hold what mdb says. A refusal is no reason to end: machines boot from what is known, and /healthz says it.
 
@@ -316,6 +396,16 @@ async def _revert(store: Store) -> None:
                 logger.warning("channel %s was not committed in time: it points to its previous version again", name)
         except BacklineError as error:
             logger.error("channels cannot be looked at: %s", error)
+
+
+async def _flush(heartbeats: Heartbeats) -> None:
+    """Write down who is alive; what a kill of netboot loses is half a minute of it, of 24 hours that a lease lasts."""
+    while True:
+        await asyncio.sleep(FLUSH_SECONDS)
+        try:
+            await asyncio.to_thread(heartbeats.flush)
+        except BacklineError as error:
+            logger.error("signs of life cannot be written down: %s", error)
 
 
 async def _prune(boots: Boots) -> None:

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from netboot import decide
 from netboot.decide import Decision
+from netboot.leases import LEASE_SECONDS
 from netboot.machines import Known
 from netboot.models import BootlogRow, BootRow, HostKeyRow, outbox
 from netboot.schema import Boot, Bootlog, Outcome, Report, Stage
@@ -171,6 +172,28 @@ class Boots:
             self._tell(session, row)
             return _boot(row)
 
+    def of_token(self, id: str, machine: int, version: str) -> Boot:
+        """The boot that a machine's token names, which runs `version`.
+
+        One that is not on record, since the tables were restored from before it, gets its record again: the token is
+        the hall's own word. Raises MissingError("boot.unknown") where not even the machine or its version is known.
+        """
+        store, now = self.store, self.store.clock()
+        with store.database.read() as session:
+            row, pointers = session.get(BootRow, id), store.current(session)
+            if row is not None:
+                return _boot(row)
+        known, found = store.machines.by_id(machine), pointers.versions.get(version)
+        if known is None or found is None:
+            raise MissingError("boot.unknown", "netboot knows no boot of this id")
+        decision = Decision(Outcome.BOOT, "heartbeat", "its record was lost; its heartbeat brought it back", found)
+        with store.write() as session:
+            if session.get(BootRow, id) is None:
+                columns = _columns(Answered(id, known, decision), "", now)
+                session.connection().execute(_INSERT, [columns])
+                outbox.append(session, [_told(_struct(columns))])
+            return _boot(_need(session, id))
+
     def log(self, id: str, origin: str, content: bytes) -> Boot:
         """Keep what a failing initrd sent: the reason in its first line, then its journal.
 
@@ -195,7 +218,9 @@ class Boots:
         number = func.row_number().over(partition_by=BootRow.machine, order_by=(BootRow.at.desc(), BootRow.id))
         with self.store.database.read() as session:
             ranked = select(BootRow.id, number.label("number")).subquery()
-            gone = list(session.scalars(select(ranked.c.id).where(ranked.c.number > BOOTS_KEPT)))
+            old = select(ranked.c.id).join(BootRow, BootRow.id == ranked.c.id).where(ranked.c.number > BOOTS_KEPT)
+            silent = BootRow.seen.is_(None) | (BootRow.seen < self.store.clock() - LEASE_SECONDS)
+            gone = list(session.scalars(old.where(silent)))  # whoever asks in a machine's name ends no lease of it
         for begin in range(0, len(gone), 500):
             part = gone[begin : begin + 500]
             with self.store.write() as session:
@@ -287,6 +312,7 @@ def _columns(answer: Answered, asked_from: str, now: float) -> dict[str, Any]:
         "stage": None,
         "stage_at": None,
         "stage_detail": "",
+        "seen": None,
     }
 
 

@@ -43,6 +43,14 @@ def machine_of(request: Request, boot: str) -> None:
         raise AccessError("auth.denied", "only the machine itself reports on its boot, with that boot's own token")
 
 
+def beating(request: Request, boot: str) -> int:
+    """The id of the machine whose boot `boot` sends a heartbeat. Raises as `machine_of`, AccessError("auth.scope")."""
+    caller = require(request, scope="heartbeat")
+    if caller.machine is None or caller.boot != boot:
+        raise AccessError("auth.denied", "only the machine itself sends its heartbeat, with that boot's own token")
+    return caller.machine
+
+
 def named(request: Request, parameter: str) -> str:
     """A part of the path that names something. Raises MissingError for text that no name can be."""
     text = str(request.path_params[parameter])

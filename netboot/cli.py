@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import msgspec
 
     from netboot.client import Netboot
-    from netboot.schema import Channel, Move
+    from netboot.schema import Channel
 
 SUMMARY = "what machines boot: versions, channels, pins, boots"
 
@@ -71,21 +71,34 @@ def parser(prog: str) -> argparse.ArgumentParser:
     moving.add_argument("channel", metavar="CHANNEL")
     moving.add_argument("--why", default="", metavar="TEXT", help="for the history")
     moving.add_argument("--generation", type=int, metavar="N", help="only while the channel is at this generation")
-    set_ = channel.add_parser("set", parents=[asking, moving], help="point a channel to a version")
-    set_.add_argument("version", metavar="VERSION")
-    set_.add_argument(
+    switch = channel.add_parser("switch", parents=[asking, moving], help="point a channel to a version")
+    switch.add_argument("version", metavar="VERSION")
+    switch.add_argument(
         "--commit-within", type=int, metavar="SECONDS", help="point back unless it is committed in that time"
     )
-    set_.set_defaults(run=_set_channel)
+    switch.add_argument("--lift-quarantine", action="store_true", help="also when the version is in quarantine")
+    switch.set_defaults(run=_switch_channel)
     channel.add_parser("commit", parents=[asking, moving], help="keep what a channel points to").set_defaults(
         run=_commit_channel
     )
-    channel.add_parser("revert", parents=[asking, moving], help="point to the previous version").set_defaults(
-        run=_revert_channel
-    )
+    back = channel.add_parser("rollback", parents=[asking, moving], help="point to the previous version")
+    back.add_argument("--quarantine", action="store_true", help="and offer the version that it pointed to no longer")
+    back.set_defaults(run=_rollback_channel)
     history = channel.add_parser("history", parents=[asking], help="who moved a channel, when and why")
     history.add_argument("channel", metavar="CHANNEL")
     history.set_defaults(run=_history)
+
+    quarantine = commands.add_parser("quarantine", help="versions that are not offered").add_subparsers(
+        metavar="COMMAND", required=True
+    )
+    quarantine.add_parser("list", parents=[asking], help="every one, and why").set_defaults(run=_quarantines)
+    put = quarantine.add_parser("add", parents=[asking], help="offer a version no longer")
+    put.add_argument("version", metavar="VERSION")
+    put.add_argument("--why", default="", metavar="TEXT", help="what is wrong with it")
+    put.set_defaults(run=_quarantine)
+    lift = quarantine.add_parser("rm", parents=[asking], help="offer it again")
+    lift.add_argument("version", metavar="VERSION")
+    lift.set_defaults(run=_lift_quarantine)
 
     commands.add_parser("pins", parents=[asking], help="pins of rooms and types").set_defaults(run=_pins)
     pin = commands.add_parser("pin", parents=[asking], help="have a room or type boot one version")
@@ -107,6 +120,10 @@ def parser(prog: str) -> argparse.ArgumentParser:
     logs.add_argument("machine", nargs="?", metavar="HOST", help="host name, alias, MAC, address or id")
     logs.add_argument("--limit", type=int, default=5, metavar="N", help="at most so many")
     logs.set_defaults(run=_logs)
+    commands.add_parser("leases", parents=[asking], help="which version each machine runs").set_defaults(run=_leases)
+    off = commands.add_parser("mark-off", parents=[asking], help="end the lease of a machine that is off")
+    off.add_argument("machine", metavar="HOST", help="host name, alias, MAC, address or id")
+    off.set_defaults(run=_mark_off)
     commands.add_parser("aliens", parents=[asking], help="unknown machines that asked").set_defaults(run=_aliens)
     return root
 
@@ -267,7 +284,7 @@ def _channels(arguments: argparse.Namespace) -> int:
             each.effective or "nothing",
             each.current or "",
             each.previous or "",
-            "yes" if each.committed else f"by {_moment(each.commit_by)}",
+            _commitment(each),
             str(each.generation),
             _moment(each.changed),
             each.changed_by,
@@ -278,6 +295,13 @@ def _channels(arguments: argparse.Namespace) -> int:
     return _table(rows)
 
 
+def _commitment(channel: Channel) -> str:
+    if channel.committed:
+        return "yes"
+    tried = "" if channel.only is None else f", {len(channel.only)} machines try it"
+    return f"by {_moment(channel.commit_by)}{tried}"
+
+
 def _moved(arguments: argparse.Namespace, channel: Channel) -> int:
     if arguments.json:
         return _print_json(channel)
@@ -286,33 +310,34 @@ def _moved(arguments: argparse.Namespace, channel: Channel) -> int:
     return int(Exit.OK)
 
 
-def _set_channel(arguments: argparse.Namespace) -> int:
+def _switch_channel(arguments: argparse.Namespace) -> int:
     from netboot.schema import NewPointer
 
     new = NewPointer(
         version=arguments.version,
         why=arguments.why,
-        commit_seconds=arguments.commit_within,
+        commit_within=arguments.commit_within,
+        lift_quarantine=arguments.lift_quarantine,
         generation=arguments.generation,
     )
     with _client(arguments) as client:
-        return _moved(arguments, client.set_channel(arguments.channel, new))
-
-
-def _move(arguments: argparse.Namespace) -> Move:
-    from netboot.schema import Move
-
-    return Move(why=arguments.why, generation=arguments.generation)
+        return _moved(arguments, client.switch_channel(arguments.channel, new))
 
 
 def _commit_channel(arguments: argparse.Namespace) -> int:
+    from netboot.schema import Move
+
+    move = Move(why=arguments.why, generation=arguments.generation)
     with _client(arguments) as client:
-        return _moved(arguments, client.commit_channel(arguments.channel, _move(arguments)))
+        return _moved(arguments, client.commit_channel(arguments.channel, move))
 
 
-def _revert_channel(arguments: argparse.Namespace) -> int:
+def _rollback_channel(arguments: argparse.Namespace) -> int:
+    from netboot.schema import Rollback
+
+    back = Rollback(why=arguments.why, generation=arguments.generation, quarantine=arguments.quarantine)
     with _client(arguments) as client:
-        return _moved(arguments, client.revert_channel(arguments.channel, _move(arguments)))
+        return _moved(arguments, client.rollback_channel(arguments.channel, back))
 
 
 def _history(arguments: argparse.Namespace) -> int:
@@ -334,6 +359,37 @@ def _history(arguments: argparse.Namespace) -> int:
         for each in found.changes
     ]
     return _table(rows)
+
+
+# Quarantine
+
+
+def _quarantines(arguments: argparse.Namespace) -> int:
+    with _client(arguments) as client:
+        found = client.quarantines()
+    if arguments.json:
+        return _print_json(found)
+    rows = [("VERSION", "SINCE", "BY", "WHY")]
+    return _table([*rows, *((each.version, _moment(each.at), each.by, each.why) for each in found.quarantines)])
+
+
+def _quarantine(arguments: argparse.Namespace) -> int:
+    from netboot.schema import NewQuarantine
+
+    with _client(arguments) as client:
+        made = client.quarantine(arguments.version, NewQuarantine(why=arguments.why))
+    if arguments.json:
+        return _print_json(made)
+    print(f"{made.version} is not offered any more")
+    return int(Exit.OK)
+
+
+def _lift_quarantine(arguments: argparse.Namespace) -> int:
+    with _client(arguments) as client:
+        client.lift_quarantine(arguments.version)
+    if not arguments.json:
+        print(f"{arguments.version} is offered again")
+    return int(Exit.OK)
 
 
 # Pins and boots
@@ -392,6 +448,27 @@ def _boots(arguments: argparse.Namespace) -> int:
         for each in found.boots
     ]
     return _table(rows)
+
+
+def _leases(arguments: argparse.Namespace) -> int:
+    with _client(arguments) as client:
+        found = client.leases()
+    if arguments.json:
+        return _print_json(found)
+    rows = [("HOST", "VERSION", "SINCE", "LAST SIGN", "ENDS")]
+    rows += [
+        (each.hostname, each.version, _moment(each.since), _moment(each.last_sign), _moment(each.ends))
+        for each in found.leases
+    ]
+    return _table(rows)
+
+
+def _mark_off(arguments: argparse.Namespace) -> int:
+    with _client(arguments) as client:
+        client.mark_off(arguments.machine)
+    if not arguments.json:
+        print(f"{arguments.machine} is off, and has no lease")
+    return int(Exit.OK)
 
 
 def _logs(arguments: argparse.Namespace) -> int:

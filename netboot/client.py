@@ -10,15 +10,25 @@ from netboot.schema import (
     Channel,
     ChannelHistory,
     Channels,
+    Extension,
+    Heartbeat,
     Holding,
     Holdings,
+    Leases,
     Move,
+    NewOrder,
     NewPin,
     NewPointer,
+    NewQuarantine,
     NewVersion,
+    Orders,
     Pin,
     PinKind,
     Pins,
+    Quarantine,
+    Quarantines,
+    Rollback,
+    Seats,
     Version,
     Versions,
 )
@@ -56,20 +66,36 @@ def channels_call() -> Call[Channels]:
     return Call("GET", "/v1/channels", Channels)
 
 
-def set_channel_call(name: str, new: NewPointer) -> Call[Channel]:
-    return Call("PUT", path_of("v1", "channels", name), Channel, body=new)
+def switch_channel_call(name: str, new: NewPointer) -> Call[Channel]:
+    return Call("POST", path_of("v1", "channels", name, "switch"), Channel, body=new)
+
+
+def extend_channel_call(name: str, more: Extension) -> Call[Channel]:
+    return Call("POST", path_of("v1", "channels", name, "extend"), Channel, body=more)
 
 
 def commit_channel_call(name: str, move: Move) -> Call[Channel]:
     return Call("POST", path_of("v1", "channels", name, "commit"), Channel, body=move)
 
 
-def revert_channel_call(name: str, move: Move) -> Call[Channel]:
-    return Call("POST", path_of("v1", "channels", name, "revert"), Channel, body=move)
+def rollback_channel_call(name: str, back: Rollback) -> Call[Channel]:
+    return Call("POST", path_of("v1", "channels", name, "rollback"), Channel, body=back)
 
 
 def channel_history_call(name: str) -> Call[ChannelHistory]:
     return Call("GET", path_of("v1", "channels", name, "history"), ChannelHistory)
+
+
+def quarantines_call() -> Call[Quarantines]:
+    return Call("GET", "/v1/quarantine", Quarantines)
+
+
+def quarantine_call(version: str, new: NewQuarantine) -> Call[Quarantine]:
+    return Call("PUT", path_of("v1", "quarantine", version), Quarantine, body=new)
+
+
+def lift_quarantine_call(version: str) -> Call[Nothing]:
+    return Call("DELETE", path_of("v1", "quarantine", version), Nothing)
 
 
 def pins_call() -> Call[Pins]:
@@ -94,6 +120,27 @@ def boot_call(id: str) -> Call[Boot]:
 
 def bootlogs_call(machine: str | None = None, *, limit: int | None = None) -> Call[Bootlogs]:
     return Call("GET", "/v1/bootlogs", Bootlogs, query={"machine": machine, "limit": limit})
+
+
+def leases_call() -> Call[Leases]:
+    return Call("GET", "/v1/leases", Leases)
+
+
+def mark_off_call(machine: str) -> Call[Nothing]:
+    return Call("DELETE", path_of("v1", "leases", machine), Nothing)
+
+
+def seats_call(channel: str | None = None, *, version: str | None = None) -> Call[Seats]:
+    return Call("GET", "/v1/seats", Seats, query={"channel": channel, "version": version})
+
+
+def order_call(new: NewOrder) -> Call[Nothing]:
+    return Call("POST", "/v1/orders", Nothing, body=new)
+
+
+def heartbeat_call(boot: str, token: str, heartbeat: Heartbeat) -> Call[Orders]:
+    headers = {"authorization": f"Bearer {token}"}
+    return Call("PUT", path_of("v1", "boots", boot, "heartbeat"), Orders, body=heartbeat, headers=headers)
 
 
 def why_call(name: str) -> Call[WhyAnswer]:
@@ -135,21 +182,37 @@ class Netboot(Client):
         """Every channel's pointer."""
         return self.send(channels_call())
 
-    def set_channel(self, name: str, new: NewPointer) -> Channel:
+    def switch_channel(self, name: str, new: NewPointer) -> Channel:
         """Move a channel's pointer."""
-        return self.send(set_channel_call(name, new))
+        return self.send(switch_channel_call(name, new))
 
     def commit_channel(self, name: str, move: Move | None = None) -> Channel:
         """Keep what a channel points to."""
         return self.send(commit_channel_call(name, move or Move()))
 
-    def revert_channel(self, name: str, move: Move | None = None) -> Channel:
+    def extend_channel(self, name: str, more: Extension) -> Channel:
+        """More time for what it tries."""
+        return self.send(extend_channel_call(name, more))
+
+    def rollback_channel(self, name: str, back: Rollback | None = None) -> Channel:
         """Point to the previous version again."""
-        return self.send(revert_channel_call(name, move or Move()))
+        return self.send(rollback_channel_call(name, back or Rollback()))
 
     def channel_history(self, name: str) -> ChannelHistory:
         """Who moved it, when and why."""
         return self.send(channel_history_call(name))
+
+    def quarantines(self) -> Quarantines:
+        """Versions that are not offered."""
+        return self.send(quarantines_call())
+
+    def quarantine(self, version: str, new: NewQuarantine) -> Quarantine:
+        """Offer a version no longer."""
+        return self.send(quarantine_call(version, new))
+
+    def lift_quarantine(self, version: str) -> None:
+        """Offer it again."""
+        self.send(lift_quarantine_call(version))
 
     def pins(self) -> Pins:
         """Pins of rooms and types."""
@@ -175,6 +238,26 @@ class Netboot(Client):
         """What failing initrds sent, the newest first."""
         return self.send(bootlogs_call(machine, limit=limit))
 
+    def leases(self) -> Leases:
+        """Which version each machine runs."""
+        return self.send(leases_call())
+
+    def mark_off(self, machine: str) -> None:
+        """End the lease of a machine that is off."""
+        self.send(mark_off_call(machine))
+
+    def seats(self, channel: str | None = None, *, version: str | None = None) -> Seats:
+        """Machines, and how they are."""
+        return self.send(seats_call(channel, version=version))
+
+    def order(self, new: NewOrder) -> None:
+        """Ask machines to run a version."""
+        self.send(order_call(new))
+
+    def heartbeat(self, boot: str, token: str, heartbeat: Heartbeat) -> Orders:
+        """As a machine that is up."""
+        return self.send(heartbeat_call(boot, token, heartbeat))
+
     def why(self, name: str) -> WhyAnswer:
         """What a machine boots, and why."""
         return self.send(why_call(name))
@@ -194,6 +277,38 @@ class AsyncNetboot(AsyncClient):
     async def why(self, name: str) -> WhyAnswer:
         """What a machine boots, and why."""
         return await self.send(why_call(name))
+
+    async def leases(self) -> Leases:
+        """Which version each machine runs."""
+        return await self.send(leases_call())
+
+    async def seats(self, channel: str | None = None, *, version: str | None = None) -> Seats:
+        """Machines, and how they are."""
+        return await self.send(seats_call(channel, version=version))
+
+    async def order(self, new: NewOrder) -> None:
+        """Ask machines to run a version."""
+        await self.send(order_call(new))
+
+    async def switch_channel(self, name: str, new: NewPointer) -> Channel:
+        """Move a channel's pointer."""
+        return await self.send(switch_channel_call(name, new))
+
+    async def extend_channel(self, name: str, more: Extension) -> Channel:
+        """More time for what it tries."""
+        return await self.send(extend_channel_call(name, more))
+
+    async def commit_channel(self, name: str, move: Move | None = None) -> Channel:
+        """Keep what a channel points to."""
+        return await self.send(commit_channel_call(name, move or Move()))
+
+    async def rollback_channel(self, name: str, back: Rollback | None = None) -> Channel:
+        """Point to the previous version again."""
+        return await self.send(rollback_channel_call(name, back or Rollback()))
+
+    async def channel_history(self, name: str) -> ChannelHistory:
+        """Who moved it, when and why."""
+        return await self.send(channel_history_call(name))
 
     async def channels(self) -> Channels:
         """Every channel's pointer."""

@@ -3,6 +3,9 @@
 Which version: the machine's own pin (mdb), else its room's pin, else its type's pin, else its channel's pointer. The
 first that exists wins, also when it cannot be followed: then the machine boots nothing and says what is missing.
 A pointer that nobody committed in time is as good as taken back: `previous` counts, whether or not anybody noticed yet.
+While it is on trial it may be for some machines only; `previous` is for the others. A version in quarantine is not
+offered by any channel, room or type: a channel's previous one counts. Only a machine's own pin, which names it, still
+boots it, for those who look what is wrong with it.
 
 From where: the root file server of the machine's number (the machine with the alias rfsN, exactly), once that has
 confirmed that it holds the version; then others that hold it. One that is marked faulty is passed over.
@@ -69,24 +72,23 @@ class Decision:
         return self.outcome is Outcome.BOOT
 
 
-def effective(channel: Channel, now: float) -> str | None:
-    """The version that a channel's machines get at `now`."""
-    if channel.committed or (channel.commit_by is not None and now < channel.commit_by):
+def effective(channel: Channel, now: float, machine: int | None = None) -> str | None:
+    """The version that a channel's machines get at `now`; or one of them, which may not be one that tries it."""
+    if channel.committed:
         return channel.current
-    return channel.previous
+    tries = channel.only is None or machine is None or machine in channel.only
+    return channel.current if tries and channel.commit_by is not None and now < channel.commit_by else channel.previous
 
 
 def rules(machine: Known, pointers: Pointers, now: float) -> list[Rule]:
     """Every rule in the order of its weight; the first that says anything wins."""
     room = pointers.pins.get((PinKind.ROOM, machine.room))
     type = pointers.pins.get((PinKind.TYPE, machine.type))
-    channel = pointers.channels.get(machine.channel)
-    pointed = None if channel is None else effective(channel, now)
     asked = [
         ("pin of the machine", machine.pinned, "mdb pins it", "mdb does not pin it"),
         (f"pin of room {machine.room}", room, f"room {machine.room} is pinned", "the room is not pinned"),
         (f"pin of type {machine.type}", type, f"type {machine.type} is pinned", "the type is not pinned"),
-        (f"channel {machine.channel}", pointed, *_channel(machine.channel, channel, pointed)),
+        (f"channel {machine.channel}", *_channel(machine, pointers, now)),
     ]
     found: list[Rule] = []
     winner = ""
@@ -98,16 +100,33 @@ def rules(machine: Known, pointers: Pointers, now: float) -> list[Rule]:
     return found
 
 
-def _channel(name: str, channel: Channel | None, pointed: str | None) -> tuple[str, str]:
-    """Why a channel says what it says, and why it says nothing."""
+def _channel(machine: Known, pointers: Pointers, now: float) -> tuple[str | None, str, str]:
+    """What a machine's channel says, why it says that, and why it says nothing."""
+    channel = pointers.channels.get(machine.channel)
     if channel is None:
-        return "", f"there is no channel {name}"
+        return None, "", f"there is no channel {machine.channel}"
+    pointed = effective(channel, now, machine.id)
     if channel.committed:
-        return f"it points there, committed, at generation {channel.generation}", "it points nowhere"
-    if pointed == channel.current:
-        return f"it points there, to be committed, at generation {channel.generation}", "it points nowhere"
-    lost = f"{channel.current} was not committed in time"
-    return f"{lost}, so the previous one counts", f"{lost}, and there was none before"
+        yes, no = f"it points there, committed, at generation {channel.generation}", "it points nowhere"
+    elif pointed == channel.current:
+        yes, no = f"it points there, to be committed, at generation {channel.generation}", "it points nowhere"
+    elif channel.commit_by is not None and now < channel.commit_by:
+        lost = f"other machines try {channel.current}"
+        yes, no = f"{lost}, so the previous one counts", f"{lost}, and there was none before"
+    else:
+        lost = f"{channel.current} was not committed in time"
+        yes, no = f"{lost}, so the previous one counts", f"{lost}, and there was none before"
+    if pointed is None or not _quarantined(pointers, pointed):
+        return pointed, yes, no
+    lost = f"{pointed} is in quarantine"
+    if channel.previous in (None, pointed) or _quarantined(pointers, channel.previous):
+        return None, "", f"{lost}, and there is none before it"
+    return channel.previous, f"{lost}, so the previous one counts", ""
+
+
+def _quarantined(pointers: Pointers, version: str | None) -> bool:
+    found = pointers.versions.get(version or "")
+    return found is not None and found.quarantined is not None
 
 
 def decide(
@@ -134,6 +153,10 @@ def decide(
     version = pointers.versions.get(winner.version)
     if version is None:
         told = f"{winner.because}, but netboot knows no version {winner.version}"
+        return Decision(Outcome.NO_VERSION, winner.name, told)
+    if version.quarantined is not None and winner.version != machine.pinned:
+        why = version.quarantined or "no reason was given"
+        told = f"{winner.because}, but {winner.version} is in quarantine: {why}"
         return Decision(Outcome.NO_VERSION, winner.name, told)
     return _serve(machine, machines, version, winner, pointers.holders.get(version.version, frozenset()))
 

@@ -22,15 +22,20 @@ from netboot.schema import (
     Channel,
     ChannelHistory,
     Channels,
+    Extension,
     Holding,
     Holdings,
     Move,
     NewPin,
     NewPointer,
+    NewQuarantine,
     NewVersion,
     Pin,
     PinKind,
     Pins,
+    Quarantine,
+    Quarantines,
+    Rollback,
     Version,
     Versions,
 )
@@ -87,11 +92,11 @@ class Management:
         """Every channel's pointer."""
         return Channels(channels=await asyncio.to_thread(self.store.channels))
 
-    async def set_channel(self, request: Request) -> Channel:
+    async def switch_channel(self, request: Request) -> Channel:
         """Move a channel's pointer, for good or until it is not committed in time."""
         actor = writer(request)
         new = await read_body(request, NewPointer)
-        return await asyncio.to_thread(self.store.set_channel, actor, named(request, "name"), new)
+        return await asyncio.to_thread(self.store.switch_channel, actor, named(request, "name"), new)
 
     async def commit_channel(self, request: Request) -> Channel:
         """Keep what a channel points to."""
@@ -99,16 +104,39 @@ class Management:
         move = await read_body(request, Move)
         return await asyncio.to_thread(self.store.commit_channel, actor, named(request, "name"), move)
 
-    async def revert_channel(self, request: Request) -> Channel:
+    async def extend_channel(self, request: Request) -> Channel:
+        """Give what a channel tries more time, and say which machines try it."""
+        actor = writer(request)
+        more = await read_body(request, Extension)
+        return await asyncio.to_thread(self.store.extend_channel, actor, named(request, "name"), more)
+
+    async def rollback_channel(self, request: Request) -> Channel:
         """Point a channel to what it pointed to before."""
         actor = writer(request)
-        move = await read_body(request, Move)
-        return await asyncio.to_thread(self.store.revert_channel, actor, named(request, "name"), move)
+        back = await read_body(request, Rollback)
+        return await asyncio.to_thread(self.store.rollback_channel, actor, named(request, "name"), back)
 
     async def channel_history(self, request: Request) -> ChannelHistory:
         """Who moved a channel, when and why; the newest first."""
         changes = await asyncio.to_thread(self.store.channel_history, named(request, "name"))
         return ChannelHistory(changes=changes)
+
+    # Quarantine
+
+    async def quarantines(self, request: Request) -> Quarantines:  # noqa: ARG002
+        """Versions that are not offered, and why."""
+        return Quarantines(quarantines=await asyncio.to_thread(self.store.quarantines))
+
+    async def quarantine(self, request: Request) -> Quarantine:
+        """Offer a version no longer; where a channel points to it, its previous version counts."""
+        actor = writer(request)
+        new = await read_body(request, NewQuarantine)
+        return await asyncio.to_thread(self.store.quarantine, actor, named(request, "version"), new.why)
+
+    async def lift_quarantine(self, request: Request) -> None:
+        """Offer a version again."""
+        writer(request)
+        await asyncio.to_thread(self.store.lift_quarantine, named(request, "version"))
 
     # Pins
 

@@ -48,6 +48,17 @@ class VersionRow(Base):
     added_by: Mapped[str] = mapped_column(String(128))
 
 
+class QuarantineRow(Base):
+    """A version that has failed: it is not offered, until somebody says otherwise."""
+
+    __tablename__ = "quarantine"
+
+    version: Mapped[str] = mapped_column(String(80), ForeignKey("versions.version"), primary_key=True)
+    at: Mapped[float] = mapped_column(Float(53))
+    by: Mapped[str] = mapped_column(String(128))
+    why: Mapped[str] = mapped_column(Text)
+
+
 class HoldingRow(Base):
     """A root file server's word that it holds a version, whole and verified."""
 
@@ -59,7 +70,10 @@ class HoldingRow(Base):
 
 
 class ChannelRow(Base):
-    """The pointer of a channel: the only one in the hall."""
+    """The pointer of a channel: the only one in the hall.
+
+    `trial`: ids of the machines that `current` is for while it is not committed, with spaces between; null for all.
+    """
 
     __tablename__ = "channels"
     __table_args__ = (
@@ -72,6 +86,7 @@ class ChannelRow(Base):
     previous: Mapped[str | None] = mapped_column(String(80), ForeignKey("versions.version"))
     commit_by: Mapped[float | None] = mapped_column(Float(53))
     committed: Mapped[bool]
+    trial: Mapped[str | None] = mapped_column(Text)
     generation: Mapped[int] = mapped_column(BigInteger)
     changed: Mapped[float] = mapped_column(Float(53))
     changed_by: Mapped[str] = mapped_column(String(128))
@@ -139,6 +154,8 @@ class BootRow(Base):
     stage: Mapped[str | None] = mapped_column(String(16))
     stage_at: Mapped[float | None] = mapped_column(Float(53))
     stage_detail: Mapped[str] = mapped_column(Text, default="")
+    seen: Mapped[float | None] = mapped_column(Float(53))  # its last heartbeat, at most a minute old
+    marked_off: Mapped[float | None] = mapped_column(Float(53))
 
 
 class HostKeyRow(Base):

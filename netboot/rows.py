@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from netboot import decide
 from netboot.decide import Pointers
-from netboot.models import ChannelChangeRow, ChannelRow, HoldingRow, PinRow, VersionRow
-from netboot.schema import Action, Channel, ChannelChange, Pin, PinKind, Version
+from netboot.models import ChannelChangeRow, ChannelRow, HoldingRow, PinRow, QuarantineRow, VersionRow
+from netboot.schema import Action, Channel, ChannelChange, Pin, PinKind, Quarantine, Version
 from services.common.codec import to_builtins
 
 
@@ -28,14 +28,21 @@ def pointers(session: Session) -> Pointers:
     for row in session.execute(select(HoldingRow.version, HoldingRow.rfs)):
         holders.setdefault(row.version, set()).add(row.rfs)
     return Pointers(
-        {row.version: version(row) for row in session.scalars(select(VersionRow))},
+        {each.version: each for each in versions(session)},
         {held: frozenset(numbers) for held, numbers in holders.items()},
         {row.name: channel(row, 0.0) for row in session.scalars(select(ChannelRow))},
         {(PinKind(row.kind), row.value): row.version for row in session.scalars(select(PinRow))},
     )
 
 
-def version(row: VersionRow) -> Version:
+def versions(session: Session) -> list[Version]:
+    """The newest first."""
+    why = {row.version: row.why for row in session.scalars(select(QuarantineRow))}
+    found = session.scalars(select(VersionRow).order_by(VersionRow.added.desc(), VersionRow.version))
+    return [version(row, quarantined=why.get(row.version)) for row in found]
+
+
+def version(row: VersionRow, *, quarantined: str | None = None) -> Version:
     """A version."""
     return Version(
         version=row.version,
@@ -45,6 +52,7 @@ def version(row: VersionRow) -> Version:
         size=row.size,
         added=row.added,
         added_by=row.added_by,
+        quarantined=quarantined,
     )
 
 
@@ -56,6 +64,7 @@ def channel(row: ChannelRow, now: float) -> Channel:
         previous=row.previous,
         commit_by=row.commit_by,
         committed=row.committed,
+        only=None if row.trial is None else [int(id) for id in row.trial.split()],
         generation=row.generation,
         effective=None,
         changed=row.changed,
@@ -84,3 +93,8 @@ def change(row: ChannelChangeRow) -> ChannelChange:
 def pin(row: PinRow) -> Pin:
     """A pin of a room or type."""
     return Pin(kind=PinKind(row.kind), value=row.value, version=row.version, why=row.why, at=row.at, by=row.by)
+
+
+def quarantine(row: QuarantineRow) -> Quarantine:
+    """A version that is not offered."""
+    return Quarantine(version=row.version, at=row.at, by=row.by, why=row.why)

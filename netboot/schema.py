@@ -55,7 +55,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
     writer_groups: Annotated[
         list[str], Meta(description="groups whose members may change netboot over the unix socket, besides root")
-    ] = msgspec.field(default_factory=list)
+    ] = msgspec.field(default_factory=lambda: ["backline-depot", "backline-rollout"])
     reader_groups: Annotated[
         list[str],
         Meta(description="groups whose members may see boots, logs and unknown machines over the unix socket"),
@@ -91,6 +91,8 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     added: float
     added_by: str
+    quarantined: str | None = None
+    """Why it is in quarantine; null for a version that is not."""
 
 
 class Versions(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,13 +116,17 @@ class Holdings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Channel(msgspec.Struct, frozen=True, kw_only=True):
-    """A channel's pointer. `effective` is what its machines get now: `previous`, when nobody committed in time."""
+    """A channel's pointer. `effective` is what its machines get now: `previous`, when nobody committed in time.
+
+    `only`: ids of the machines that `current` is for until it is committed, while the others get `previous`.
+    """
 
     name: str
     current: str | None
     previous: str | None
     commit_by: float | None
     committed: bool
+    only: list[int] | None = None
     generation: int
     effective: str | None
     changed: float
@@ -134,20 +140,46 @@ class Channels(msgspec.Struct, frozen=True, kw_only=True):
     channels: list[Channel]
 
 
+MachineIds = Annotated[list[int], Meta(min_length=1, max_length=100_000)]
+CommitWithin = Annotated[int, Meta(ge=1, le=30 * 86400)]
+
+
 class NewPointer(Strict, frozen=True, kw_only=True):
     """Where a channel shall point to."""
 
     version: Annotated[VersionId, about("The version that its machines boot from now on.")]
     why: Annotated[Why, about("For the history.")] = ""
-    commit_seconds: Annotated[
-        Annotated[int, Meta(ge=1, le=30 * 86400)] | None,
+    commit_within: Annotated[
+        CommitWithin | None,
         about("Point back by itself unless it is committed within so many seconds; committed at once when absent."),
     ] = None
+    only: Annotated[
+        MachineIds | None,
+        about("Until it is committed, for these machines only (ids of mdb); needs commit_within."),
+    ] = None
+    lift_quarantine: Annotated[bool, about("Also when the version is in quarantine, which ends with this.")] = False
+    generation: Annotated[int | None, about("Only while the channel is at this generation.")] = None
+
+
+class Extension(Strict, frozen=True, kw_only=True):
+    """More time for what a channel points to on trial, and other machines that it is for."""
+
+    commit_within: Annotated[CommitWithin, about("Point back unless it is committed within so many seconds from now.")]
+    only: Annotated[MachineIds | None, about("The machines that it is for; all of the channel's when absent.")] = None
+    why: Annotated[Why, about("For the history.")] = ""
+    generation: Annotated[int | None, about("Only while the channel is at this generation.")] = None
+
+
+class Rollback(Strict, frozen=True, kw_only=True):
+    """Point back to the previous version."""
+
+    why: Annotated[Why, about("For the history.")] = ""
+    quarantine: Annotated[bool, about("Put what it pointed to into quarantine, in the same step.")] = False
     generation: Annotated[int | None, about("Only while the channel is at this generation.")] = None
 
 
 class Move(Strict, frozen=True, kw_only=True):
-    """Commit what a channel points to, or take it back."""
+    """Keep what a channel points to."""
 
     why: Annotated[Why, about("For the history.")] = ""
     generation: Annotated[int | None, about("Only while the channel is at this generation.")] = None
@@ -157,8 +189,13 @@ class Action(Enum):
     """What happened to a channel."""
 
     SET = "set"
+    EXTENDED = "extended"
     COMMITTED = "committed"
     REVERTED = "reverted"
+    EXPIRED = "expired"
+    """Not committed in time."""
+    RESTARTED = "restarted"
+    """Not committed when netboot was started again."""
 
 
 class ChannelChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,6 +217,27 @@ class ChannelHistory(msgspec.Struct, frozen=True, kw_only=True):
     """What happened to a channel, the newest first."""
 
     changes: list[ChannelChange]
+
+
+class NewQuarantine(Strict, frozen=True, kw_only=True):
+    """A version that shall not be offered."""
+
+    why: Annotated[Why, about("What is wrong with it.")] = ""
+
+
+class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
+    """A version that is not offered."""
+
+    version: str
+    at: float
+    by: str
+    why: str
+
+
+class Quarantines(msgspec.Struct, frozen=True, kw_only=True):
+    """Every version that is not offered, the newest first."""
+
+    quarantines: list[Quarantine]
 
 
 class PinKind(Enum):
@@ -258,6 +316,8 @@ class Boot(msgspec.Struct, frozen=True, kw_only=True):
     stage: Stage | None
     stage_at: float | None
     stage_detail: str
+    seen: float | None
+    """Its last heartbeat that is written down, which is done every half minute."""
 
 
 class Boots(msgspec.Struct, frozen=True, kw_only=True):
@@ -297,6 +357,105 @@ class Report(Strict, frozen=True, kw_only=True):
     stage: Stage
     detail: Annotated[str, Meta(max_length=2000)] = ""
     ssh_host_key: Annotated[str, Meta(max_length=1000)] | UnsetType = UNSET
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """How a machine is. Like all of a heartbeat it may come from a newer image: what is not known is passed over."""
+
+    state: Annotated[str, Meta(max_length=40), about("As systemctl(1) is-system-running has it.")]
+    failed_units: Annotated[list[Annotated[str, Meta(max_length=256)]], Meta(max_length=100)] = []
+    units: Annotated[
+        dict[str, Annotated[str, Meta(max_length=40)]],
+        Meta(max_length=100),
+        about("The state of each unit that it was asked for."),
+    ] = {}
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine that is up says every 15 s."""
+
+    version: Annotated[str, Meta(max_length=80), about("The version that it runs.")]
+    health: Health
+    user: Annotated[Annotated[str, Meta(max_length=256)] | None, about("Who is logged in; null for nobody.")] = None
+
+
+class Orders(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine is asked to do: the answer to its heartbeat."""
+
+    seconds: Annotated[float, about("Until its next heartbeat.")] = 15.0
+    reboot: Annotated[bool, about("Restart now, unless somebody has logged in.")] = False
+    even_with_user: Annotated[bool, about("Restart although somebody is logged in.")] = False
+    version: Annotated[str | None, about("What it boots then.")] = None
+    probes: Annotated[tuple[str, ...], about("Units whose state shall be in its next heartbeat.")] = ()
+
+
+class NewOrder(Strict, frozen=True, kw_only=True):
+    """Machines that shall run a version: those that run another one are asked to restart."""
+
+    version: VersionId
+    machines: MachineIds
+    even_with_user: Annotated[bool, about("Also those where somebody is logged in.")] = False
+    probes: Annotated[
+        list[Annotated[str, Meta(pattern=r"^[A-Za-z0-9:_.@\\-]{1,255}$")]],
+        Meta(max_length=32),
+        about("Units whose state their heartbeats shall tell."),
+    ] = []
+    seconds: Annotated[int, Meta(ge=1, le=600), about("How long this is asked.")] = 60
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """A version that a machine runs, as far as netboot knows, and that must not go away below it."""
+
+    machine: int
+    hostname: str
+    version: str
+    role: str
+    since: float
+    last_sign: float
+    ends: float
+    heard: float | None
+    """Its last heartbeat in this life of netboot."""
+
+
+class Leases(msgspec.Struct, frozen=True, kw_only=True):
+    """Every lease. `age`: seconds since signs of life were last written down; more than a minute means trouble."""
+
+    at: float
+    age: float
+    leases: list[Lease]
+
+
+class SeatsQuery(Strict, frozen=True, kw_only=True):
+    """Which machines, and about which version."""
+
+    channel: Annotated[Label | None, about("Those of one channel.")] = None
+    version: Annotated[VersionId | None, about("Whether their root file servers hold it.")] = None
+
+
+class Seat(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine: what it would boot now (`boots`, by `rule`), what it runs, and how it is."""
+
+    machine: int
+    hostname: str
+    room: str
+    type: str
+    channel: str
+    faulty: bool
+    rule: str
+    boots: str | None
+    held: bool
+    version: str | None
+    heard: float | None
+    up: bool
+    health: Health | None
+    user: str | None
+
+
+class Seats(msgspec.Struct, frozen=True, kw_only=True):
+    """Machines in the order of their names, as netboot sees them at a moment."""
+
+    at: float
+    seats: list[Seat]
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):

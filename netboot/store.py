@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from netboot import rows, scripts
+from netboot import leases, rows, scripts
 from netboot.decide import Pointers
 from netboot.machines import Machines
 from netboot.models import (
@@ -25,6 +25,7 @@ from netboot.models import (
     ChannelRow,
     HoldingRow,
     PinRow,
+    QuarantineRow,
     StateRow,
     VersionRow,
     outbox,
@@ -33,6 +34,7 @@ from netboot.schema import (
     Action,
     Channel,
     ChannelChange,
+    Extension,
     Holding,
     Move,
     NewPin,
@@ -40,6 +42,8 @@ from netboot.schema import (
     NewVersion,
     Pin,
     PinKind,
+    Quarantine,
+    Rollback,
     Version,
 )
 from services.common.addresses import Range
@@ -48,8 +52,6 @@ from services.common.errors import BusyError, InputError, MissingError
 from services.common.names import label_problem
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-LEASE_SECONDS = 24 * 3600.0
-
 _STATE = "netboot"
 _CLOCK: Callable[[], float] = time.time
 
@@ -79,6 +81,8 @@ class Store:
         self.machines = machines
         self.aliens = aliens
         self.clock = clock
+        self.signs: dict[str, float] = {}
+        """When boots were last heard, by id, where the tables do not say it yet (`netboot.heartbeats`)."""
         self._writing = threading.Lock()
         self._held = (-1, Pointers())
 
@@ -91,7 +95,8 @@ class Store:
             if session.get(StateRow, _STATE) is None:
                 session.add(StateRow(name=_STATE, changes=0))
                 session.flush()
-            self._revert_due(session, lambda _: "netboot was restarted before it was committed")
+            why = "netboot was restarted before it was committed"
+            self._revert_due(session, Action.RESTARTED, lambda _: why)
 
     @contextmanager
     def write(self) -> Iterator[Session]:
@@ -110,8 +115,7 @@ class Store:
     def versions(self) -> list[Version]:
         """The newest first."""
         with self.database.read() as session:
-            found = session.scalars(select(VersionRow).order_by(VersionRow.added.desc(), VersionRow.version))
-            return [rows.version(row) for row in found]
+            return rows.versions(session)
 
     def add_version(self, actor: Actor, new: NewVersion) -> Version:
         """Make a version known; the same one again changes nothing.
@@ -145,6 +149,7 @@ class Store:
             self._need_version(session, version)
             if users := self._users(session, version):
                 raise BusyError("conflict.in-use", f"{version} is in use: {', '.join(users)}")
+            session.execute(delete(QuarantineRow).where(QuarantineRow.version == version))
             session.execute(delete(VersionRow).where(VersionRow.version == version))
             self._changed(session)
 
@@ -156,18 +161,27 @@ class Store:
         users += [f"pin of machine {each.hostname}" for each in self.machines if each.pinned == version]
         held = session.scalars(select(HoldingRow.rfs).where(HoldingRow.version == version).order_by(HoldingRow.rfs))
         users += [f"held by rfs{rfs}" for rfs in held]
-        newest = select(BootRow.machine, func.max(BootRow.at).label("at")).group_by(BootRow.machine).subquery()
-        running = (
-            select(BootRow.hostname)
-            .join(newest, (BootRow.machine == newest.c.machine) & (BootRow.at == newest.c.at))
-            .where(BootRow.version == version, BootRow.at > self.clock() - LEASE_SECONDS)
-            .order_by(BootRow.hostname)
-        )
-        hosts = list(session.scalars(running))
-        users += [f"booted by {', '.join(hosts[:5])}" + (f" and {len(hosts) - 5} more" if len(hosts) > 5 else "")][
-            : bool(hosts)
-        ]
+        leased = leases.active(session, self.clock(), self.signs)
+        hosts = [each.hostname for each in leased if each.version == version]
+        if hosts:
+            users.append(
+                f"booted by {', '.join(hosts[:5])}" + (f" and {len(hosts) - 5} more" if len(hosts) > 5 else "")
+            )
         return users
+
+    def mark_off(self, machine: int) -> list[str]:
+        """End the leases of a machine that is off; one that is not keeps them by its next heartbeat.
+
+        Returns their versions. Raises MissingError("lease.unknown").
+        """
+        now = self.clock()
+        with self.write() as session:
+            ended = [each for each in leases.active(session, now, self.signs) if each.machine == machine]
+            if not ended:
+                raise MissingError("lease.unknown", f"machine {machine} has no lease")
+            rows_of = BootRow.id.in_([each.boot for each in ended])
+            session.execute(update(BootRow).where(rows_of).values(marked_off=now))
+            return [each.version for each in ended]
 
     def holdings(self) -> list[Holding]:
         """By root file server, then version."""
@@ -212,17 +226,21 @@ class Store:
             raise MissingError("channel.unknown", f"there is no channel {name}")
         return found
 
-    def set_channel(self, actor: Actor, name: str, new: NewPointer) -> Channel:
+    def switch_channel(self, actor: Actor, name: str, new: NewPointer) -> Channel:
         """Move a channel's pointer; it is made when there is none.
 
         What counts as `previous` is what was committed last; what is committed already is not to be committed again.
-        Raises MissingError("version.unknown"), InputError("channel.name"), BusyError("conflict.generation").
+        Raises MissingError("version.unknown"), InputError("channel.name", "channel.only"), BusyError:
+        "conflict.generation", "conflict.quarantine".
         """
         if problem := label_problem(name):
             raise InputError("channel.name", problem)
+        if new.only is not None and new.commit_within is None:
+            raise InputError("channel.only", "what is for some machines only is to be committed: say within what time")
         now = self.clock()
         with self.write() as session:
             self._need_version(session, new.version)
+            self._need_no_quarantine(session, new)
             row = session.get(ChannelRow, name)
             if row is None:
                 row = ChannelRow(name=name, current=None, previous=None, committed=True, generation=0)
@@ -230,37 +248,52 @@ class Store:
             _need_generation(row, new.generation)
             if not row.committed and row.commit_by is not None and row.commit_by <= now:
                 row.current, row.committed = row.previous, True
-            tried = new.commit_seconds if new.version != row.current or not row.committed else None
+            tried = new.commit_within if new.version != row.current or not row.committed else None
             if row.committed and row.current != new.version:
                 row.previous = row.current
             row.current = new.version
             row.committed, row.commit_by = tried is None, None if tried is None else now + tried
+            row.trial = None if tried is None else _trial(new.only)
             return self._moved(session, row, Action.SET, actor, new.why, now)
+
+    def extend_channel(self, actor: Actor, name: str, more: Extension) -> Channel:
+        """Give what is on trial more time, and other machines. Raises as `commit_channel`."""
+        now = self.clock()
+        with self.write() as session:
+            row = self._need_trial(session, name, more.generation, now)
+            row.commit_by, row.trial = now + more.commit_within, _trial(more.only)
+            return self._moved(session, row, Action.EXTENDED, actor, more.why, now)
 
     def commit_channel(self, actor: Actor, name: str, move: Move) -> Channel:
         """Keep what a channel points to. Raises MissingError, BusyError("conflict.channel") when it is too late."""
         now = self.clock()
         with self.write() as session:
-            row = self._need_channel(session, name)
-            _need_generation(row, move.generation)
-            if row.committed:
-                raise BusyError("conflict.channel", f"{name} has nothing to commit")
-            if row.commit_by is not None and row.commit_by <= now:
-                raise BusyError(
-                    "conflict.channel",
-                    f"{row.current} had to be committed {now - row.commit_by:.0f} s ago: set it again",
-                )
-            row.committed, row.commit_by = True, None
+            row = self._need_trial(session, name, move.generation, now)
+            row.committed, row.commit_by, row.trial = True, None, None
             return self._moved(session, row, Action.COMMITTED, actor, move.why, now)
 
-    def revert_channel(self, actor: Actor, name: str, move: Move) -> Channel:
+    def _need_trial(self, session: Session, name: str, generation: int | None, now: float) -> ChannelRow:
+        row = self._need_channel(session, name)
+        _need_generation(row, generation)
+        if row.committed:
+            raise BusyError("conflict.channel", f"{name} has nothing to commit")
+        if row.commit_by is not None and row.commit_by <= now:
+            raise BusyError(
+                "conflict.channel",
+                f"{row.current} had to be committed {now - row.commit_by:.0f} s ago: switch to it again",
+            )
+        return row
+
+    def rollback_channel(self, actor: Actor, name: str, back: Rollback) -> Channel:
         """Point to `previous` again. Raises MissingError, BusyError("conflict.channel") when there is none."""
         with self.write() as session:
             row = self._need_channel(session, name)
-            _need_generation(row, move.generation)
+            _need_generation(row, back.generation)
             if row.previous is None and row.committed:
                 raise BusyError("conflict.channel", f"{name} has nothing to go back to")
-            return self._revert(session, row, actor, move.why)
+            if back.quarantine and row.current is not None:
+                self._quarantine(session, actor, row.current, back.why)
+            return self._revert(session, row, Action.REVERTED, actor, back.why)
 
     def revert_due(self) -> list[str]:
         """Write down what has been taken back already by not being committed in time. Returns the channels."""
@@ -271,19 +304,20 @@ class Store:
                 return []
         with self.write() as session:
             why = "it was not committed in time"
-            return self._revert_due(session, lambda row: why if (row.commit_by or now) <= now else None)
+            return self._revert_due(session, Action.EXPIRED, lambda row: why if (row.commit_by or now) <= now else None)
 
-    def _revert_due(self, session: Session, due: Callable[[ChannelRow], str | None]) -> list[str]:
+    def _revert_due(self, session: Session, action: Action, due: Callable[[ChannelRow], str | None]) -> list[str]:
         reverted = []
         for row in session.scalars(select(ChannelRow).where(ChannelRow.committed.is_(False))):
             if why := due(row):
-                self._revert(session, row, ITSELF, why)
+                self._revert(session, row, action, ITSELF, why)
                 reverted.append(row.name)
         return reverted
 
-    def _revert(self, session: Session, row: ChannelRow, actor: Actor, why: str) -> Channel:
+    def _revert(self, session: Session, row: ChannelRow, action: Action, actor: Actor, why: str) -> Channel:
         row.current, row.previous, row.committed, row.commit_by = row.previous, None, True, None
-        return self._moved(session, row, Action.REVERTED, actor, why, self.clock())
+        row.trial = None
+        return self._moved(session, row, action, actor, why, self.clock())
 
     def _moved(self, session: Session, row: ChannelRow, action: Action, actor: Actor, why: str, now: float) -> Channel:
         row.generation += 1
@@ -315,6 +349,51 @@ class Store:
             raise MissingError(
                 "version.unknown", f"netboot knows no version {version}", hint="backline netboot version add"
             )
+
+    # Quarantine
+
+    def quarantines(self) -> list[Quarantine]:
+        """The newest first."""
+        query = select(QuarantineRow).order_by(QuarantineRow.at.desc(), QuarantineRow.version)
+        with self.database.read() as session:
+            return [rows.quarantine(row) for row in session.scalars(query)]
+
+    def quarantine(self, actor: Actor, version: str, why: str) -> Quarantine:
+        """Offer a version no longer. Raises MissingError("version.unknown")."""
+        with self.write() as session:
+            self._need_version(session, version)
+            made = self._quarantine(session, actor, version, why)
+            self._changed(session)
+            return rows.quarantine(made)
+
+    def lift_quarantine(self, version: str) -> None:
+        """Raises MissingError("quarantine.unknown")."""
+        with self.write() as session:
+            row = session.get(QuarantineRow, version)
+            if row is None:
+                raise MissingError("quarantine.unknown", f"{version} is not in quarantine")
+            session.delete(row)
+            self._changed(session)
+
+    def _quarantine(self, session: Session, actor: Actor, version: str, why: str) -> QuarantineRow:
+        row = session.get(QuarantineRow, version)
+        if row is None:
+            row = QuarantineRow(version=version)
+            session.add(row)
+        row.at, row.by, row.why = self.clock(), actor.name, why
+        return row
+
+    def _need_no_quarantine(self, session: Session, new: NewPointer) -> None:
+        row = session.get(QuarantineRow, new.version)
+        if row is None:
+            return
+        if not new.lift_quarantine:
+            raise BusyError(
+                "conflict.quarantine",
+                f"{new.version} is in quarantine: {row.why or 'no reason was given'}",
+                hint="fix it and publish a new version, or say --lift-quarantine",
+            )
+        session.delete(row)
 
     # Pins
 
@@ -348,6 +427,11 @@ class Store:
 
     # What decides
 
+    def pointers(self) -> Pointers:
+        """What the tables say now."""
+        with self.database.read() as session:
+            return self.current(session)
+
     def current(self, session: Session) -> Pointers:
         """What the tables say in this transaction."""
         # Once a group of boots: by the driver, which takes a fifth of the time.
@@ -361,6 +445,10 @@ class Store:
     def _changed(self, session: Session) -> None:
         session.flush()
         session.execute(update(StateRow).values(changes=StateRow.changes + 1))
+
+
+def _trial(only: list[int] | None) -> str | None:
+    return None if only is None else " ".join(str(id) for id in sorted(set(only)))
 
 
 def _need_generation(row: ChannelRow, wanted: int | None) -> None:

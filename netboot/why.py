@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from netboot.aliens import Strangers
 from netboot.boots import Boots
 from netboot.decide import Decision, Rule
+from netboot.leases import LEASE_SECONDS
 from netboot.machines import Known
 from netboot.schema import Boot, Outcome
-from netboot.store import LEASE_SECONDS
 from netboot.why_schema import Finding, RuleAnswer, Step, WhyAnswer
 from services.common.errors import BacklineError, MissingError
 from services.common.feed.client import STALE_SECONDS, Follower
@@ -181,7 +181,7 @@ def _last(last: Sequence[Boot], decision: Decision, now: float, claim_seconds: f
     text = f"{boot.version} from {boot.servers[0]}, by the {boot.rule}; {stage}"
     more = [boot.stage_detail] if boot.stage_detail else []
     more.append(f"credentials: {_claimed(boot, now, claim_seconds)}")
-    left = LEASE_SECONDS - (now - (boot.stage_at or boot.at))
+    left = LEASE_SECONDS - (now - max(boot.at, boot.stage_at or 0.0, boot.seen or 0.0))
     more.append(f"its lease keeps {boot.version} for another {_ago(left)}" if left > 0 else "its lease has ended")
     wanted = decision.version.version if decision.version else None
     if decision.boots and wanted != boot.version:

@@ -61,7 +61,7 @@ def _past(store: NetbootStore, known: list[Known], now: list[float], at: float) 
         store.add_version(alice, NewVersion(version=version, root_hash=version[-12:].ljust(64, "0")))
         for rfs in (1, 2):
             store.hold(rfs, version)
-        store.set_channel(alice, "stable", NewPointer(version=version, why="the morning's build"))
+        store.switch_channel(alice, "stable", NewPointer(version=version, why="the morning's build"))
         for each in boots.answer([Asked(seat, seat.ip) for seat in seats]):
             now[0] += 3.0
             boots.claim(each.boot, each.machine.ip)

@@ -47,7 +47,7 @@ def main() -> int:
         me = Actor("me")
         store.add_version(me, new_version())
         store.hold(1, ONE)
-        store.set_channel(me, "stable", NewPointer(version=ONE))
+        store.switch_channel(me, "stable", NewPointer(version=ONE))
         (answer,) = Boots(store).answer([Asked(seat(1), "local")])
         (folder / BOOT_FILE).write_text(answer.boot)
         return serve(make_app(store, Follower(settings.mdb), settings, Open(answer.boot)))

@@ -171,4 +171,4 @@ def publish(client: Netboot, id: str = ONE, *, rfs: tuple[int, ...] = (1,), chan
     for number in rfs:
         client.hold(number, id)
     if channel:
-        client.set_channel(channel, NewPointer(version=id))
+        client.switch_channel(channel, NewPointer(version=id))

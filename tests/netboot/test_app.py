@@ -17,7 +17,7 @@ import pytest
 
 from netboot.answers import TOKEN
 from netboot.client import Netboot
-from netboot.schema import NewPointer, Outcome, Report, Stage
+from netboot.schema import NewOrder, NewPointer, Outcome, Report, Stage
 from services.common.client import Call, Nothing
 from services.common.feed.client import Follower
 from services.common.problem import RemoteError
@@ -95,7 +95,7 @@ def hall(running: Pair) -> Hall:
     """A new seat that both know, in a hall whose channel stable points to the first of two versions."""
     with Mdb(running.mdb.unix) as mdb, Netboot(running.netboot.unix) as client:
         mdb.set("allow_self_registration", False)
-        client.set_channel("stable", NewPointer(version=ONE))
+        client.switch_channel("stable", NewPointer(version=ONE))
         return settle(Hall(running, next(NUMBERS)), mdb)
 
 
@@ -183,7 +183,7 @@ def test_the_pointer_may_move_between_any_two_requests_of_a_boot(hall: Hall) -> 
         def fetch(url: str) -> str:
             asked.append(url)
             pointed = TWO if len(asked) % 2 else ONE
-            client.set_channel("stable", NewPointer(version=pointed))
+            client.switch_channel("stable", NewPointer(version=pointed))
             path = url.removeprefix("http://netboot")
             if "/images/" in path or path.endswith("/hall.toml"):
                 return ""
@@ -367,6 +367,33 @@ def test_a_machine_reports_with_its_own_token_and_no_other(hall: Hall) -> None:
         assert client.boot(id).stage is Stage.SYSTEM
 
 
+def test_a_machine_that_is_up_has_a_lease_and_is_asked_to_restart(hall: Hall) -> None:
+    with Netboot(hall.netboot.unix) as client:
+        id = booted(hall)
+        machine = client.boot(id).machine
+        token = Tokens(KEY).for_machine(hall.name, machine=machine, boot=id, seconds=60)
+        path = f"/v1/boots/{id}/heartbeat"
+        body = {"version": ONE, "health": {"state": "running", "new": 1}, "user": None, "of a newer image": True}
+        answer = hall.ask(path, method="PUT", body=body, token=token)
+        assert (answer.status, json.loads(answer.text)["reboot"]) == (200, False)
+        assert hall.ask(path, method="PUT", body=body).code == "auth.anonymous"
+        other = Tokens(KEY).for_machine(hall.name, machine=machine, boot=booted(hall), seconds=60)
+        assert hall.ask(path, method="PUT", body=body, token=other).code == "auth.denied"
+        login = Tokens(KEY).for_machine(hall.name, machine=machine, boot=id, seconds=60, scopes=frozenset({"login"}))
+        assert hall.ask(path, method="PUT", body=body, token=login).code == "auth.scope"
+        (lease,) = [each for each in client.leases().leases if each.hostname == hall.name and each.heard is None]
+        assert lease.version == ONE
+        (seat,) = [each for each in client.seats("stable", version=TWO).seats if each.hostname == hall.name]
+        assert (seat.up, seat.version, seat.held) == (True, ONE, True)
+        client.switch_channel("stable", NewPointer(version=TWO, commit_within=60, only=[machine]))
+        client.order(NewOrder(version=TWO, machines=[machine]))
+        answer = hall.ask(path, method="PUT", body=body, token=token)
+        assert json.loads(answer.text)["reboot"] is True
+        client.rollback_channel("stable")
+        client.mark_off(hall.name)
+        assert hall.name not in [each.hostname for each in client.leases().leases]
+
+
 def client_report(id: str) -> Call[Nothing]:
     return Call("PUT", f"/v1/boots/{id}/report", Nothing, body=Report(stage=Stage.SYSTEM))
 
@@ -392,7 +419,7 @@ def test_a_failing_initrd_is_heard(hall: Hall) -> None:
 def test_the_lan_reads_what_is_published_and_changes_nothing(hall: Hall) -> None:
     for path in ("versions", "holdings", "channels", "pins", "channels/stable/history", "hostkeys"):
         assert hall.ask(f"/v1/{path}").status == 200
-    for path in ("feed", "boots", "boots/x", "bootlogs", "aliens", "why/pas-r01p01"):
+    for path in ("feed", "boots", "boots/x", "bootlogs", "aliens", "why/pas-r01p01", "leases", "seats"):
         assert hall.ask(f"/v1/{path}").code == "auth.anonymous"
     body = {"version": ONE}
     for method, path in (
@@ -400,9 +427,14 @@ def test_the_lan_reads_what_is_published_and_changes_nothing(hall: Hall) -> None
         ("DELETE", f"versions/{ONE}"),
         ("PUT", f"holdings/2/{ONE}"),
         ("DELETE", f"holdings/1/{ONE}"),
-        ("PUT", "channels/stable"),
+        ("POST", "channels/stable/switch"),
         ("POST", "channels/stable/commit"),
-        ("POST", "channels/stable/revert"),
+        ("POST", "channels/stable/rollback"),
+        ("POST", "channels/stable/extend"),
+        ("PUT", f"quarantine/{ONE}"),
+        ("DELETE", f"quarantine/{ONE}"),
+        ("POST", "orders"),
+        ("DELETE", "leases/1"),
         ("PUT", "pins/room/alt"),
         ("DELETE", "pins/room/alt"),
     ):

@@ -54,15 +54,15 @@ def test_from_a_version_to_a_boot_and_back(both: Pair) -> None:
     for id in (ONE, TWO):
         assert said(both, "version", "add", id, "--root-hash", "ab" * 32) == f"nfsroot {id} is known\n"
         assert said(both, "hold", "rfs1", id) == f"rfs1 holds {id}\n"
-    assert said(both, "channel", "set", "stable", ONE, "--why", "first try").startswith(
+    assert said(both, "channel", "switch", "stable", ONE, "--why", "first try").startswith(
         f"stable points to {ONE}, gener"
     )
     assert f"backline.version={ONE}" in ask(both.netboot, f"/boot/{MAC}").text
     assert ONE in said(both, "boots", "pas-r01p01").splitlines()[1]
 
-    assert "to be committed by" in said(both, "channel", "set", "stable", TWO, "--commit-within", "600")
+    assert "to be committed by" in said(both, "channel", "switch", "stable", TWO, "--commit-within", "600")
     assert said(both, "channel", "commit", "stable") == f"stable points to {TWO}, generation 3\n"
-    assert said(both, "channel", "revert", "stable", "--why", "no sound").startswith(f"stable points to {ONE}")
+    assert said(both, "channel", "rollback", "stable", "--why", "no sound").startswith(f"stable points to {ONE}")
     history = said(both, "channel", "history", "stable").splitlines()
     assert [line.split()[3] for line in history[1:]] == ["reverted", "committed", "set", "set"]
     assert "first try" in history[-1]
@@ -122,7 +122,7 @@ def test_what_others_wrote_does_not_steer_the_terminal(both: Pair) -> None:
         (("version", "add", ONE, "--root-hash", "ab"), Exit.USAGE),
         (("hold", "rfsx", ONE), Exit.USAGE),
         (("hold", "1", "unknown"), Exit.MISSING),
-        (("channel", "set", "stable", "unknown"), Exit.MISSING),
+        (("channel", "switch", "stable", "unknown"), Exit.MISSING),
         (("channel", "commit", "nowhere"), Exit.MISSING),
         (("unpin", "room", "nowhere"), Exit.MISSING),
         (("boots", "nobody"), Exit.MISSING),

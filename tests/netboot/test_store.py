@@ -12,10 +12,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from netboot.boots import BOOTS_KEPT, CLAIM_SECONDS, LOGS_KEPT, Answered, Asked, Boots
+from netboot.leases import LEASE_SECONDS
 from netboot.machines import Machines
 from netboot.models import Base, outbox
-from netboot.schema import Action, Move, NewPin, NewPointer, Outcome, PinKind, Report, Stage
-from netboot.store import LEASE_SECONDS, Actor, Store
+from netboot.schema import Action, Extension, Move, NewPin, NewPointer, Outcome, PinKind, Report, Rollback, Stage
+from netboot.store import Actor, Store
 from services.common.database import Database
 from services.common.errors import BacklineError
 from tests.netboot.rig import ONE, TWO, machines, new_version, seat
@@ -47,7 +48,7 @@ def both(store: Store) -> Store:
     """Two versions on rfs1, and channel stable points to the first."""
     publish(store, ONE)
     publish(store, TWO)
-    store.set_channel(ME, "stable", NewPointer(version=ONE))
+    store.switch_channel(ME, "stable", NewPointer(version=ONE))
     return store
 
 
@@ -76,7 +77,7 @@ def test_a_version_never_changes(store: Store) -> None:
 def test_nothing_points_to_a_version_that_netboot_does_not_know(store: Store) -> None:
     for call in (
         lambda: store.hold(1, ONE),
-        lambda: store.set_channel(ME, "stable", NewPointer(version=ONE)),
+        lambda: store.switch_channel(ME, "stable", NewPointer(version=ONE)),
         lambda: store.pin(ME, PinKind.ROOM, "alt", NewPin(version=ONE)),
         lambda: store.remove_version(ONE),
     ):
@@ -92,9 +93,9 @@ def test_a_version_in_use_is_not_forgotten_and_its_users_are_named(
     for user in ("channel stable", "pin of room alt", "held by rfs1", "booted by pas-r01p01"):
         assert user in message
     both.unpin(PinKind.ROOM, "alt")
-    both.set_channel(ME, "stable", NewPointer(version=TWO))
-    both.set_channel(ME, "stable", NewPointer(version=ONE))
-    both.set_channel(ME, "stable", NewPointer(version=TWO))
+    both.switch_channel(ME, "stable", NewPointer(version=TWO))
+    both.switch_channel(ME, "stable", NewPointer(version=ONE))
+    both.switch_channel(ME, "stable", NewPointer(version=TWO))
     both.release(1, ONE)
     assert refused(lambda: both.remove_version(ONE)).message.count(",") == 1
     clock[0] += LEASE_SECONDS + 1
@@ -113,7 +114,7 @@ def test_a_version_that_nobody_uses_is_forgotten(store: Store) -> None:
 
 
 def test_a_pointer_moves_at_once_and_keeps_its_history(both: Store) -> None:
-    moved = both.set_channel(ME, "stable", NewPointer(version=TWO, why="new compilers"))
+    moved = both.switch_channel(ME, "stable", NewPointer(version=TWO, why="new compilers"))
     assert (moved.effective, moved.generation, pointed(both)) == (TWO, 2, (TWO, ONE, True))
     newest, first = both.channel_history("stable")
     assert (newest.action, newest.by, newest.why, newest.current) == (Action.SET, "alice", "new compilers", TWO)
@@ -121,7 +122,7 @@ def test_a_pointer_moves_at_once_and_keeps_its_history(both: Store) -> None:
 
 
 def test_a_pointer_that_is_committed_in_time_stays(both: Store, clock: list[float]) -> None:
-    both.set_channel(ME, "stable", NewPointer(version=TWO, commit_seconds=60))
+    both.switch_channel(ME, "stable", NewPointer(version=TWO, commit_within=60))
     clock[0] += 59
     both.commit_channel(ME, "stable", Move(why="all seats are well"))
     clock[0] += 3600
@@ -130,53 +131,54 @@ def test_a_pointer_that_is_committed_in_time_stays(both: Store, clock: list[floa
 
 
 def test_a_pointer_that_is_not_committed_is_back_before_anybody_notices(both: Store, clock: list[float]) -> None:
-    both.set_channel(ME, "stable", NewPointer(version=TWO, commit_seconds=60))
+    both.switch_channel(ME, "stable", NewPointer(version=TWO, commit_within=60))
     clock[0] += 60
     assert both.channels()[0].effective == ONE
     assert refused(lambda: both.commit_channel(ME, "stable", Move())).code == "conflict.channel"
     assert both.revert_due() == ["stable"]
     assert pointed(both) == (ONE, None, True)
-    assert (both.channel_history("stable")[0].action, both.revert_due()) == (Action.REVERTED, [])
+    assert (both.channel_history("stable")[0].action, both.revert_due()) == (Action.EXPIRED, [])
 
 
 def test_a_restart_takes_back_what_is_not_committed(both: Store, database: Database, clock: list[float]) -> None:
-    both.set_channel(ME, "stable", NewPointer(version=TWO, commit_seconds=3600))
+    both.switch_channel(ME, "stable", NewPointer(version=TWO, commit_within=3600))
     again = Store(database, machines(), clock=lambda: clock[0])
     again.prepare()
     assert pointed(again) == (ONE, None, True)
-    assert again.channel_history("stable")[0].why == "netboot was restarted before it was committed"
+    newest = again.channel_history("stable")[0]
+    assert (newest.action, newest.why) == (Action.RESTARTED, "netboot was restarted before it was committed")
 
 
 def test_what_counts_as_previous_was_committed(both: Store, clock: list[float]) -> None:
     publish(both, "20261123.aaaaaaaaaaaa")
-    both.set_channel(ME, "stable", NewPointer(version=TWO, commit_seconds=60))
-    both.set_channel(ME, "stable", NewPointer(version="20261123.aaaaaaaaaaaa", commit_seconds=60))
+    both.switch_channel(ME, "stable", NewPointer(version=TWO, commit_within=60))
+    both.switch_channel(ME, "stable", NewPointer(version="20261123.aaaaaaaaaaaa", commit_within=60))
     assert pointed(both)[1] == ONE
     clock[0] += 60
-    both.set_channel(ME, "stable", NewPointer(version=TWO, commit_seconds=60))
+    both.switch_channel(ME, "stable", NewPointer(version=TWO, commit_within=60))
     assert pointed(both) == (TWO, ONE, False)
 
 
 def test_what_is_committed_already_is_not_to_be_committed_again(both: Store, clock: list[float]) -> None:
-    both.set_channel(ME, "stable", NewPointer(version=TWO))
-    both.set_channel(ME, "stable", NewPointer(version=TWO, commit_seconds=60))
+    both.switch_channel(ME, "stable", NewPointer(version=TWO))
+    both.switch_channel(ME, "stable", NewPointer(version=TWO, commit_within=60))
     clock[0] += 3600
     assert both.channels()[0].effective == TWO
 
 
 def test_going_back_by_hand_works_once(both: Store) -> None:
-    both.set_channel(ME, "stable", NewPointer(version=TWO))
-    both.revert_channel(ME, "stable", Move(why="no sound"))
+    both.switch_channel(ME, "stable", NewPointer(version=TWO))
+    both.rollback_channel(ME, "stable", Rollback(why="no sound"))
     assert pointed(both) == (ONE, None, True)
-    assert refused(lambda: both.revert_channel(ME, "stable", Move())).code == "conflict.channel"
+    assert refused(lambda: both.rollback_channel(ME, "stable", Rollback())).code == "conflict.channel"
 
 
 def test_who_saw_an_older_generation_moves_nothing(both: Store) -> None:
-    both.set_channel(ME, "stable", NewPointer(version=TWO, generation=1))
-    assert refused(lambda: both.set_channel(ME, "stable", NewPointer(version=ONE, generation=1))).code == (
+    both.switch_channel(ME, "stable", NewPointer(version=TWO, generation=1))
+    assert refused(lambda: both.switch_channel(ME, "stable", NewPointer(version=ONE, generation=1))).code == (
         "conflict.generation"
     )
-    assert refused(lambda: both.revert_channel(ME, "stable", Move(generation=1))).code == "conflict.generation"
+    assert refused(lambda: both.rollback_channel(ME, "stable", Rollback(generation=1))).code == "conflict.generation"
 
 
 # Boots
@@ -198,7 +200,7 @@ def test_a_refusal_is_on_record_as_well(store: Store, boots: Boots) -> None:
 def test_what_is_changed_counts_for_the_next_boot(both: Store, boots: Boots, database: Database) -> None:
     assert boots.one(boot(boots).boot).version == ONE
     other = Store(database, machines(seat()))  # another process of the same database
-    other.set_channel(ME, "stable", NewPointer(version=TWO))
+    other.switch_channel(ME, "stable", NewPointer(version=TWO))
     assert boots.one(boot(boots).boot).version == TWO
     other.release(1, TWO)
     assert boots.one(boot(boots).boot).outcome is Outcome.NOT_HELD
@@ -209,7 +211,7 @@ def test_boots_while_a_pointer_moves_are_each_one_version_and_in_its_order(both:
 
     def move(_: int) -> None:
         for id in (TWO, ONE) * 5:
-            both.set_channel(ME, "stable", NewPointer(version=id))
+            both.switch_channel(ME, "stable", NewPointer(version=id))
 
     def ask(number: int) -> list[tuple[str | None, str]]:
         return [
@@ -361,3 +363,82 @@ def test_a_new_store_without_machines_answers_nobody(database: Database) -> None
     store = Store(database, Machines())
     store.prepare()
     assert (store.versions(), store.channels(), Boots(store).recent()) == ([], [], [])
+
+
+# Trials of some machines, and quarantine
+
+
+def decided(boots: Boots, number: int = 1) -> tuple[Outcome, str | None]:
+    decision = boot(boots, number).decision
+    return decision.outcome, decision.version.version if decision.version and decision.boots else None
+
+
+def test_a_trial_is_for_its_machines_and_the_others_get_what_was_before(both: Store, clock: list[float]) -> None:
+    boots = Boots(both)
+    moved = both.switch_channel(ME, "stable", NewPointer(version=TWO, commit_within=60, only=[2]))
+    assert moved.only == [2]
+    assert (decided(boots, 1), decided(boots, 2)) == ((Outcome.BOOT, ONE), (Outcome.BOOT, TWO))
+    both.extend_channel(ME, "stable", Extension(commit_within=60, only=[1, 2]))
+    assert decided(boots, 1) == (Outcome.BOOT, TWO)
+    both.commit_channel(ME, "stable", Move())
+    (channel,) = both.channels()
+    assert (channel.current, channel.only, channel.committed) == (TWO, None, True)
+    clock[0] += 3600
+    assert decided(boots, 1) == (Outcome.BOOT, TWO)
+
+
+def test_a_trial_that_nobody_extends_ends_for_all_of_its_machines(both: Store, clock: list[float]) -> None:
+    both.switch_channel(ME, "stable", NewPointer(version=TWO, commit_within=60, only=[2]))
+    clock[0] += 59
+    both.extend_channel(ME, "stable", Extension(commit_within=60, only=[2]))
+    clock[0] += 59
+    assert decided(Boots(both), 2) == (Outcome.BOOT, TWO)
+    clock[0] += 1
+    assert decided(Boots(both), 2) == (Outcome.BOOT, ONE)
+    assert refused(lambda: both.extend_channel(ME, "stable", Extension(commit_within=60))).code == "conflict.channel"
+    assert both.revert_due() == ["stable"]
+    assert both.channel_history("stable")[0].action is Action.EXPIRED
+
+
+def test_what_is_for_some_machines_has_to_be_committed(both: Store) -> None:
+    assert refused(lambda: both.switch_channel(ME, "stable", NewPointer(version=TWO, only=[1]))).code == "channel.only"
+
+
+def test_a_version_in_quarantine_is_not_offered_and_not_switched_to(both: Store) -> None:
+    boots = Boots(both)
+    both.switch_channel(ME, "stable", NewPointer(version=TWO))
+    both.quarantine(ME, TWO, "no sound")
+    assert decided(boots) == (Outcome.BOOT, ONE)
+    both.rollback_channel(ME, "stable", Rollback())
+    assert refused(lambda: both.switch_channel(ME, "stable", NewPointer(version=TWO))).code == "conflict.quarantine"
+    both.pin(ME, PinKind.ROOM, "pasteur", NewPin(version=TWO))
+    assert decided(boots)[0] is Outcome.NO_VERSION
+    both.unpin(PinKind.ROOM, "pasteur")
+    both.switch_channel(ME, "stable", NewPointer(version=TWO, lift_quarantine=True))
+    assert both.quarantines() == []
+    assert decided(boots) == (Outcome.BOOT, TWO)
+
+
+def test_a_rollback_can_put_the_version_into_quarantine_in_the_same_step(both: Store) -> None:
+    both.switch_channel(ME, "stable", NewPointer(version=TWO, commit_within=60))
+    both.rollback_channel(ME, "stable", Rollback(why="a unit fails", quarantine=True))
+    assert [(each.version, each.why) for each in both.quarantines()] == [(TWO, "a unit fails")]
+    assert pointed(both) == (ONE, None, True)
+    both.lift_quarantine(TWO)
+    assert refused(lambda: both.lift_quarantine(TWO)).code == "quarantine.unknown"
+
+
+def test_only_the_pin_of_a_machine_boots_a_version_in_quarantine(database: Database, clock: list[float]) -> None:
+    store = Store(database, machines(seat(1, pinned=ONE)), clock=lambda: clock[0])
+    store.prepare()
+    publish(store)
+    store.quarantine(ME, ONE, "")
+    (answer,) = Boots(store).answer([Asked(seat(1, pinned=ONE), "192.168.0.1")])
+    assert answer.decision.outcome is Outcome.BOOT
+
+
+def test_a_version_in_quarantine_can_be_forgotten(store: Store) -> None:
+    store.add_version(ME, new_version())
+    store.quarantine(ME, ONE, "broken")
+    store.remove_version(ONE)
+    assert store.quarantines() == []
