@@ -15,6 +15,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
     commands = root.add_subparsers(metavar="COMMAND", required=True)
     text = "wait until the seat is up, then tell netboot so, with its ssh host key"
     commands.add_parser("report", help=text, description=text).set_defaults(run=_report)
+    text = "tell netboot every 15 s how the seat is and who is logged in, and restart when it asks for that"
+    commands.add_parser("heartbeat", help=text, description=text).set_defaults(run=_heartbeat)
     return root
 
 
@@ -28,4 +30,22 @@ def _report(arguments: argparse.Namespace) -> int:  # noqa: ARG001
     system = report.wait_for_system()
     report.send(boot, report.document(system))
     print(f"netboot knows that boot {boot.id} is up ({system.detail})")
+    return int(Exit.OK)
+
+
+def _heartbeat(arguments: argparse.Namespace) -> int:  # noqa: ARG001
+    import signal
+
+    from services.common import log
+    from services.seat import report
+    from services.seat.heartbeat import Heart
+
+    log.setup("backline-seat-heartbeat")
+    boot = report.find_boot()
+    if boot is None:
+        print("netboot has not started this system: there is nobody to tell")
+        return int(Exit.OK)
+    heart = Heart(boot)
+    signal.signal(signal.SIGTERM, lambda *_: heart.stopped.set())
+    heart.run()
     return int(Exit.OK)

@@ -6,12 +6,14 @@ the boot's id stand on the kernel command line; the boot token, which the initrd
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from services.common import process
@@ -51,7 +53,7 @@ def find_boot(environ: Mapping[str, str] | None = None, *, root: Path = Path("/"
     Raises HostError("seat.credential") when the token did not get here.
     """
     environ = os.environ if environ is None else environ
-    words = command_line((root / "proc/cmdline").read_text(errors="replace"))
+    words = command_line(_words(root))
     address, boot = words.get("backline.netboot", ""), words.get("backline.boot", "")
     if not address or not boot:
         return None
@@ -85,22 +87,46 @@ def document(system: System, host_key: Path = HOST_KEY) -> dict[str, str]:
     return found
 
 
+def _words(root: Path) -> str:
+    """The kernel's command line; in a container, PID 1's arguments are that, as systemd has it (proc_cmdline)."""
+    if (root / "run/systemd/container").exists():
+        with contextlib.suppress(OSError):  # hidden from a unit with ProtectProc=invisible: nobody to tell, then
+            return (root / "proc/1/cmdline").read_text(errors="replace").replace("\0", " ")
+        return ""
+    return (root / "proc/cmdline").read_text(errors="replace")
+
+
 def send(boot: Boot, what: Mapping[str, str]) -> None:
-    """PUT a report. Raises MissingError("seat.netboot") when trying again may help, else InputError("seat.refused")."""
+    """Send a report. Raises as `put`."""
+    put(boot, "report", what)
+
+
+def put(boot: Boot, path: str, what: Mapping[str, Any]) -> bytes:
+    """PUT something about this boot, and return the answer.
+
+    Raises MissingError("seat.netboot") when trying again may help, else InputError("seat.refused").
+    """
     url = urlsplit(boot.netboot)
     if url.scheme != "http" or not url.hostname:
         raise InputError("seat.refused", f"backline.netboot={boot.netboot} on the command line is no http:// address")
     link = http.client.HTTPConnection(url.hostname, url.port or 80, timeout=SECONDS)
     headers = {"Authorization": f"Bearer {boot.token}", "Content-Type": "application/json"}
     try:
-        link.request("PUT", f"/v1/boots/{quote(boot.id)}/report", json.dumps(what).encode(), headers)
+        link.request("PUT", f"/v1/boots/{quote(boot.id)}/{path}", json.dumps(what).encode(), headers)
         answer = link.getresponse()
-        text = answer.read(4096).decode(errors="replace")
+        content = answer.read(16384)
     except (OSError, http.client.HTTPException) as error:
         raise MissingError("seat.netboot", f"netboot at {boot.netboot} does not answer: {error}") from error
     finally:
         link.close()
     if answer.status >= 500 or answer.status in (408, 429):
-        raise MissingError("seat.netboot", f"netboot at {boot.netboot} cannot take the report: {answer.status} {text}")
+        told = f"netboot at {boot.netboot} cannot take the {path}: {answer.status} {_text(content)}"
+        raise MissingError("seat.netboot", told)
     if answer.status >= 300:
-        raise InputError("seat.refused", f"netboot at {boot.netboot} refuses the report: {answer.status} {text}")
+        told = f"netboot at {boot.netboot} refuses the {path}: {answer.status} {_text(content)}"
+        raise InputError("seat.refused", told)
+    return content
+
+
+def _text(content: bytes) -> str:
+    return content[:4096].decode(errors="replace")

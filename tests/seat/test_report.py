@@ -21,7 +21,8 @@ class Netboot:
     """A server that keeps what it is sent, and answers with `status`."""
 
     def __init__(self) -> None:
-        self.status = 204
+        self.status = 200
+        self.answer = b"{}"
         self.requests: list[tuple[str, str, str, dict[str, str]]] = []
         outer = self
 
@@ -30,8 +31,9 @@ class Netboot:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 outer.requests.append((self.command, self.path, self.headers["Authorization"], json.loads(body)))
                 self.send_response(outer.status)
-                self.send_header("Content-Length", "0")
+                self.send_header("Content-Length", str(len(outer.answer)))
                 self.end_headers()
+                self.wfile.write(outer.answer)
 
             def log_message(self, format: str, *arguments: object) -> None:
                 """Not on the terminal."""

@@ -1,0 +1,125 @@
+"""A seat's heartbeat: what it says, and what it makes of netboot's answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.seat import heartbeat
+from services.seat.heartbeat import LONGEST, SECONDS, Heart, Orders, orders_of, user_of
+from services.seat.report import Boot, find_boot
+from tests.seat.test_report import ID, Netboot, netboot, system
+
+__all__ = ["netboot"]
+
+
+class Seat:
+    """A seat that beats, and notes that it was restarted."""
+
+    def __init__(self, netboot: Netboot) -> None:
+        self.restarts = 0
+        self.user: str | None = None
+        self.probed: list[Sequence[str]] = []
+        self.heart = Heart(Boot(netboot.url, ID, "t0ken"), look=self.look, user=lambda: self.user, restart=self.restart)
+
+    def look(self, probes: Sequence[str]) -> dict[str, Any]:
+        self.probed.append(probes)
+        return {"version": "1", "health": {"state": "running"}, "user": None}
+
+    def restart(self) -> None:
+        self.restarts += 1
+
+
+def test_it_says_how_it_is_with_the_token_of_the_boot(netboot: Netboot) -> None:
+    assert Seat(netboot).heart.once() == SECONDS
+    ((method, path, token, body),) = netboot.requests
+    assert (method, path, token) == ("PUT", f"/v1/boots/{ID}/heartbeat", "Bearer t0ken")
+    assert body == {"version": "1", "health": {"state": "running"}, "user": None}
+
+
+@pytest.mark.parametrize(
+    ("answer", "user", "restarts"),
+    [
+        ({"reboot": False}, None, 0),
+        ({"reboot": True}, None, 1),
+        ({"reboot": True}, "alice", 0),
+        ({"reboot": True, "even_with_user": True}, "alice", 1),
+        ({"reboot": "yes"}, None, 0),
+    ],
+)
+def test_it_restarts_when_it_is_asked_and_nobody_is_logged_in(
+    netboot: Netboot, answer: dict[str, Any], user: str | None, restarts: int
+) -> None:
+    netboot.answer = json.dumps(answer).encode()
+    seat = Seat(netboot)
+    seat.user = user
+    seat.heart.once()
+    assert seat.restarts == restarts
+
+
+def test_units_that_it_is_asked_for_are_in_the_next_one(netboot: Netboot) -> None:
+    netboot.answer = b'{"seconds": 5, "probes": ["lightdm.service"]}'
+    seat = Seat(netboot)
+    assert seat.heart.once() == 5
+    seat.heart.once()
+    assert seat.probed == [(), ("lightdm.service",)]
+
+
+@pytest.mark.parametrize("status", [500, 503, 404, 401])
+def test_it_goes_on_whatever_netboot_says(netboot: Netboot, status: int) -> None:
+    netboot.status = status
+    seat = Seat(netboot)
+    assert seat.heart.once() in (SECONDS, LONGEST / 10)
+    netboot.status = 200
+    assert seat.heart.once() == SECONDS
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"x", b"[]", b"null", b'{"seconds": "often"}', b'{"probes": 3}', b"\xff", b'{"seconds": 1e99}']
+)
+def test_an_answer_that_makes_no_sense_asks_for_nothing(content: bytes) -> None:
+    found = orders_of(content)
+    assert not found.reboot
+    assert 1 <= found.seconds <= LONGEST
+
+
+def test_what_a_newer_netboot_says_is_passed_over() -> None:
+    assert orders_of(b'{"seconds": 15, "colour": "blue"}') == Orders()
+
+
+@pytest.mark.parametrize(
+    ("text", "user"),
+    [
+        ("", None),
+        ("[]", None),
+        ('[{"session":"c1","uid":100,"user":"greeter","class":"greeter"}]', None),
+        ('[{"session":"1","uid":0,"user":"root","class":"manager"},{"user":"alice","class":"user"}]', "alice"),
+        ('[{"user":"alice","class":"user-early"}]', "alice"),
+        ('[{"user":"alice"}]', "alice"),
+        ("loginctl: no such option", "somebody"),
+        ('{"no": "list"}', "somebody"),
+    ],
+)
+def test_a_greeter_is_nobody_and_what_cannot_be_read_is_somebody(text: str, user: str | None) -> None:
+    assert user_of(text) == user
+
+
+def test_in_a_container_the_arguments_of_its_first_process_are_the_command_line(tmp_path: Path) -> None:
+    environ = system(tmp_path, "backline.netboot=http://of.the.host backline.boot=0")
+    (tmp_path / "run/systemd").mkdir(parents=True)
+    (tmp_path / "run/systemd/container").write_text("systemd-nspawn\n")
+    (tmp_path / "proc/1").mkdir()
+    (tmp_path / "proc/1/cmdline").write_bytes(f"/sbin/init\0backline.netboot=http://gw\0backline.boot={ID}\0".encode())
+    assert find_boot(environ, root=tmp_path) == Boot("http://gw", ID, "t0ken")
+
+
+def test_its_wish_to_restart_is_where_the_path_unit_looks() -> None:
+    units = Path(__file__).parents[2] / "units"
+    path = (units / "backline-seat-restart.path").read_text()
+    service = (units / "backline-seat-heartbeat.service").read_text()
+    assert f"PathExists={heartbeat.RESTART}" in path
+    assert f"RuntimeDirectory={heartbeat.RESTART.parent.name}" in service
