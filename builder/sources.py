@@ -41,7 +41,7 @@ def pack(root: Path, locked: Lock, target: Path) -> None:
     """
     builder = Path(__file__).parent
     files = {name: root / name for name in config.tracked_files(root, list(FOLDERS)) if name != lock.NAME}
-    files |= {f"builder/{path.name}": path for path in builder.glob("*.py")}
+    files |= {f"builder/{path.name}": path for kind in ("*.py", "*.c") for path in builder.glob(kind)}
     plain = target.with_suffix("")
     with tarfile.open(plain, "w", format=tarfile.PAX_FORMAT) as archive:
         for name, path in sorted(files.items()):
