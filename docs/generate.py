@@ -485,6 +485,34 @@ def openapi_of_hostd() -> dict[str, object]:
     return openapi.document(make_app(store, journal_groups=[]).operations, title="hostd", version="")
 
 
+def openapi_of_depot() -> dict[str, object]:
+    """The document that the depot serves as /openapi.json."""
+    from services.common import openapi
+    from services.common.access import Access
+    from services.common.database import Database
+    from services.depot.app import make_app
+    from services.depot.files import Files
+    from services.depot.schema import Settings
+    from services.depot.store import Store
+
+    with Database("sqlite://") as database:
+        store = Store(database, Files(Path("/nonexistent")), signers_file=Path("/nonexistent"), hall="")
+        return openapi.document(make_app(store, Settings(), Access()).operations, title="depot", version="")
+
+
+def _depot_parser() -> argparse.ArgumentParser:
+    from services.depot import cli
+
+    return cli.parser("backline depot")
+
+
+def _depot_settings() -> str:
+    from services.common import settings
+    from services.depot.schema import Settings
+
+    return settings.reference(Settings, "depot")
+
+
 def openapi_of_dhcp() -> dict[str, object]:
     """The document that the DHCP service serves as /openapi.json."""
     from services.common import openapi
@@ -706,6 +734,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "build-commands": lambda: command_text(_builder_parser(), depth=3),
     "build-settings": _settings,
     "check-elsewhere": _elsewhere,
+    "depot-commands": lambda: command_text(_depot_parser(), depth=3),
+    "depot-routes": lambda: _routes(openapi_of_depot()),
+    "depot-settings": _depot_settings,
     "dhcp-commands": lambda: command_text(_dhcp_parser(), depth=3),
     "dhcp-routes": lambda: _routes(openapi_of_dhcp()),
     "dhcp-settings": _dhcp_settings,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 
 from netboot.store import Actor
-from services.common.access import Role, access_of, require
+from services.common.access import LOCAL, Role, access_of, require
 from services.common.errors import AccessError, MissingError
 
 
@@ -20,6 +20,17 @@ def origin_of(request: Request) -> str:
 def writer(request: Request) -> Actor:
     """Who changes netboot. Raises AccessError of `require`."""
     return Actor(require(request, Role.ROOT).name)
+
+
+def publisher(request: Request) -> Actor:
+    """Who makes a version known: who may change netboot, and the depot of this host. Raises AccessError of `require`.
+
+    Other parts of the hall are Role.SERVICE too, by their certificates: they come from elsewhere.
+    """
+    caller = require(request, Role.ROOT, Role.SERVICE)
+    if not caller.has(Role.ROOT) and caller.origin != LOCAL:
+        raise AccessError("auth.denied", f"{caller.name} may not do this", hint="for: root, the depot")
+    return Actor(caller.name)
 
 
 def reader(request: Request) -> None:

@@ -150,7 +150,11 @@ def _serve(arguments: argparse.Namespace) -> int:
     # The thread that writes boot records holds up the loop for this long at most, and not Python's usual 5 ms.
     sys.setswitchinterval(0.001)
     machines = Machines()
-    groups = {Role.ROOT: settings.writer_groups, Role.ORGANIZER: settings.reader_groups}
+    groups = {
+        Role.ROOT: settings.writer_groups,
+        Role.ORGANIZER: settings.reader_groups,
+        Role.SERVICE: settings.publisher_groups,
+    }
     access = Access(settings.access, groups=groups, tokens=Tokens.of_this_service())
     # All of mdb's topics, whichever it has: what we do not know is passed over.
     follower = Follower(settings.mdb, memory=Path(settings.memory) if settings.memory else None)

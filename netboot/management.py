@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from netboot.aliens import Strangers
 from netboot.boots import Boots
-from netboot.callers import named, reader, writer
+from netboot.callers import named, publisher, reader, writer
 from netboot.schema import (
     RFS_MAX,
     Aliens,
@@ -64,7 +64,7 @@ class Management:
 
     async def add_version(self, request: Request) -> Version:
         """Make a version known; the same one again changes nothing."""
-        actor = writer(request)
+        actor = publisher(request)
         return await asyncio.to_thread(self.store.add_version, actor, await read_body(request, NewVersion))
 
     async def remove_version(self, request: Request) -> None:

@@ -55,7 +55,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
     writer_groups: Annotated[
         list[str], Meta(description="groups whose members may change netboot over the unix socket, besides root")
-    ] = msgspec.field(default_factory=lambda: ["backline-depot", "backline-rollout"])
+    ] = msgspec.field(default_factory=lambda: ["backline-rollout"])
+    publisher_groups: Annotated[
+        list[str], Meta(description="groups whose members may make versions known over the unix socket, nothing else")
+    ] = msgspec.field(default_factory=lambda: ["backline-depot"])
     reader_groups: Annotated[
         list[str],
         Meta(description="groups whose members may see boots, logs and unknown machines over the unix socket"),

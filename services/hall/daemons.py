@@ -29,6 +29,7 @@ _UNITS = {
     "ssh.service": render.SSHD,
     "chrony.service": render.CHRONY,
     "backline-mdb.service": render.MDB,
+    "backline-depot.service": render.DEPOT,
     "backline-dhcp.service": render.DHCP,
     "backline-dns.service": render.DNS,
     "nginx.service": str(Path(edge.CONFIGURATION).parent),

@@ -40,10 +40,20 @@ class Site:
     aliens: bool = False
     addresses: bool = False
     """Whether it is there under gw's addresses as well."""
+    streams: bool = False
+    """Whether it takes bodies as they come, and not when they are whole."""
+    files: str | None = None
+    """A folder that is there under /files/."""
 
 
-SITES = (Site("mdb", "17m"), Site("netboot", "1m", aliens=True, addresses=True))
-"""As mdb's application allows 16 MiB for an import, and every other the megabyte of `services.common.app`."""
+SITES = (
+    Site("mdb", "17m"),
+    Site("netboot", "1m", aliens=True, addresses=True),
+    Site("depot", "65m", streams=True, files="/var/lib/backline-depot/files/"),
+)
+"""As mdb's application allows 16 MiB for an import, the depot 64 MiB for a piece of a file, and every other the
+megabyte of `services.common.app`.
+"""
 
 
 def servers(hall: Hall, *, tls: bool) -> str:
@@ -83,7 +93,11 @@ def _server(hall: Hall, site: Site, *, tls: bool, redirect: bool) -> str:
     if tls:
         lines += [*_identity(), "error_page 495 =401 @certificate;"]
     lines += [*_who_comes_in(hall, site), f"client_max_body_size {site.bodies};", "error_page 502 504 =503 @down;"]
+    if site.streams:
+        lines.append("proxy_request_buffering off;")
     blocks = [_location("/", [f"proxy_pass http://{site.name};"])]
+    if site.files is not None:
+        blocks.append(_location("/files/", [f"alias {site.files};", "limit_except GET { deny all; }"]))
     blocks.append(
         _location("= /v1/feed", [f"proxy_pass http://{site.name};", "proxy_buffering off;", "proxy_read_timeout 1h;"])
     )

@@ -19,7 +19,7 @@ from services.common import administrators
 from services.common.codec import encode_json
 from services.common.errors import InputError
 from services.common.signing import format_signers
-from services.hall import edge, for_dhcp, for_dns, for_mdb, for_netboot, keys
+from services.hall import edge, for_depot, for_dhcp, for_dns, for_mdb, for_netboot, keys
 from services.hall.schema import Administrator, AdministratorRole, Hall, Host, Method, Nic, Purpose
 
 NETWORKD = "/run/systemd/network"
@@ -30,6 +30,7 @@ ADMINISTRATORS = str(administrators.FILE)
 CHRONY = "/run/backline/chrony.d/50-hall.conf"
 ALLOWED_SIGNERS = "/run/backline/allowed_signers"
 CA = "/run/backline/ca.pem"
+DEPOT = "/run/backline/depot.toml"
 DHCP = "/run/backline/dhcp.toml"
 DNS = "/run/backline/dns.toml"
 MDB = "/run/backline/mdb.toml"
@@ -114,6 +115,7 @@ def render(hall: Hall, identity: Identity) -> dict[str, File]:
     for name, text in _networkd(hall, identity, host).items():
         files[f"{NETWORKD}/{name}"] = File(text)
     if identity.role == "gw":
+        files[DEPOT] = File(_HEADER + for_depot.settings(hall))
         files[DHCP] = File(_HEADER + for_dhcp.settings(hall))
         files[DNS] = File(_HEADER + for_dns.settings(hall))
         files[MDB] = File(_HEADER + for_mdb.settings(hall))

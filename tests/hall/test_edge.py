@@ -25,7 +25,7 @@ def blocks(text: str) -> list[str]:
 @pytest.mark.parametrize("tls", [False, True])
 def test_every_server_that_forwards_sets_every_header_that_services_believe(tls: bool) -> None:
     forwarding = [block for block in blocks(edge.servers(hall(), tls=tls)) if "proxy_pass" in block]
-    assert len(forwarding) == (4 if tls else 2)
+    assert len(forwarding) == len(edge.SITES) * (2 if tls else 1)
     for block in forwarding:
         for name in TRUSTED:
             assert re.search(rf"(?m)^    proxy_set_header {name} \S+;$", block), name
@@ -60,6 +60,17 @@ def test_a_feed_is_not_held_back() -> None:
             feed = re.search(r"(?ms)location = /v1/feed \{.*?\}", block)
             assert feed
             assert "proxy_buffering off;" in feed[0]
+
+
+def test_files_of_the_depot_are_read_only_and_for_the_hall(tmp_path: Path) -> None:
+    for block in blocks(edge.servers(hall(), tls=True)):
+        found = re.search(r"(?ms)location /files/ \{.*?\n    \}", block)
+        assert (found is not None) == ("http://depot" in block)
+        if found is not None:
+            assert "alias /var/lib/backline-depot/files/;" in found[0]
+            assert "limit_except GET { deny all; }" in found[0]
+            assert "allow 192.168.250.0/24;" not in block
+            assert "proxy_request_buffering off;" in block
 
 
 def test_nginx_is_little_exposed(tmp_path: Path) -> None:
