@@ -14,6 +14,7 @@ import inspect as python
 import re
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -644,6 +645,31 @@ def _netboot_settings() -> str:
     return settings.reference(Settings, "netboot")
 
 
+def openapi_of_rollout() -> dict[str, object]:
+    """The document that the rollout service serves as /openapi.json."""
+    from services.common import openapi
+    from services.common.access import Access
+    from services.rollout.app import make_app
+    from services.rollout.store import Store
+    from services.rollout.work import Work
+
+    work = Work(Store(Path("/nowhere")), netboot="unix:/run/backline/netboot.sock", look_seconds=3, clock=time.time)
+    return openapi.document(make_app(work, Access()).operations, title="rollout", version="")
+
+
+def _rollout_parser() -> argparse.ArgumentParser:
+    from services.rollout import cli
+
+    return cli.parser("backline rollout")
+
+
+def _rollout_settings() -> str:
+    from services.common import settings
+    from services.rollout.schema import Settings
+
+    return settings.reference(Settings, "rollout")
+
+
 def _routes(document: dict[str, object]) -> str:
     paths = msgspec.convert(document["paths"], dict[str, dict[str, dict[str, object]]])
     rows = []
@@ -756,6 +782,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "netboot-commands": lambda: command_text(_netboot_parser(), depth=3),
     "netboot-routes": lambda: _routes(openapi_of_netboot()),
     "netboot-settings": _netboot_settings,
+    "rollout-commands": lambda: command_text(_rollout_parser(), depth=3),
+    "rollout-routes": lambda: _routes(openapi_of_rollout()),
+    "rollout-settings": _rollout_settings,
     "session-routes": lambda: _routes(openapi_of_sessions()),
     "ids-toml": _ids,
     "image-toml": _image_toml,

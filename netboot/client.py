@@ -306,6 +306,14 @@ class AsyncNetboot(AsyncClient):
         """Point to the previous version again."""
         return await self.send(rollback_channel_call(name, back or Rollback()))
 
+    async def quarantine(self, version: str, new: NewQuarantine) -> Quarantine:
+        """Offer a version no longer."""
+        return await self.send(quarantine_call(version, new))
+
+    async def lift_quarantine(self, version: str) -> None:
+        """Offer it again."""
+        await self.send(lift_quarantine_call(version))
+
     async def channel_history(self, name: str) -> ChannelHistory:
         """Who moved it, when and why."""
         return await self.send(channel_history_call(name))

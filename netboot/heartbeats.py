@@ -174,6 +174,9 @@ class Heartbeats:
         """Machines, what each would boot now and how it is; `held`: whether its root server has `version`."""
         pointers, now = self.store.pointers(), self.store.clock()
         holders = pointers.holders.get(version, frozenset()) if version is not None else frozenset()
+        with self.store.database.read() as session:
+            # In the order of their begin backwards: of a machine with two leases the newest boot counts.
+            booted = {each.machine: each.version for each in reversed(active(session, now, self.store.signs))}
         found = []
         for machine in sorted(machines, key=lambda each: each.hostname):
             decision = decide(machine, self.store.machines, pointers, now=now, aliens=self.store.aliens)
@@ -190,6 +193,7 @@ class Heartbeats:
                     rule=decision.rule,
                     boots=decision.version.version if decision.boots and decision.version else None,
                     held=machine.rfs in holders or (own is not None and own.faulty and bool(holders)),
+                    booted=booted.get(machine.id),
                     version=beat.version if beat else None,
                     heard=beat.at if beat else None,
                     up=beat is not None and now - beat.at < FRESH_SECONDS,

@@ -436,7 +436,7 @@ class SeatsQuery(Strict, frozen=True, kw_only=True):
 
 
 class Seat(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine: what it would boot now (`boots`, by `rule`), what it runs, and how it is."""
+    """A machine: what it would boot now (`boots`, by `rule`), what it was last given (`booted`), and what it runs."""
 
     machine: int
     hostname: str
@@ -447,6 +447,7 @@ class Seat(msgspec.Struct, frozen=True, kw_only=True):
     rule: str
     boots: str | None
     held: bool
+    booted: str | None
     version: str | None
     heard: float | None
     up: bool

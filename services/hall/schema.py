@@ -17,8 +17,8 @@ from msgspec import Meta
 from services.common.addresses import Range
 from services.common.signing import PublicKey, Signer
 
-OF_GW = ("ns", "netboot", "depot")
-"""Names that are gw's in every hall: where DNS is, where machines ask what to boot, and where versions come from."""
+OF_GW = ("ns", "netboot", "depot", "rollout")
+"""Names that are gw's in every hall: DNS, what machines boot, where versions come from and how they get to seats."""
 
 
 def about(text: str) -> Meta:
