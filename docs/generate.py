@@ -507,6 +507,15 @@ def _depot_parser() -> argparse.ArgumentParser:
     return cli.parser("backline depot")
 
 
+def _publish_parser() -> argparse.ArgumentParser:
+    """`backline` with the one command."""
+    from builder import publish_cli
+
+    root = argparse.ArgumentParser(prog="backline")
+    root.add_subparsers().choices.update({"publish": publish_cli.parser("backline publish")})
+    return root
+
+
 def _depot_settings() -> str:
     from services.common import settings
     from services.depot.schema import Settings
@@ -785,6 +794,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rollout-commands": lambda: command_text(_rollout_parser(), depth=3),
     "rollout-routes": lambda: _routes(openapi_of_rollout()),
     "rollout-settings": _rollout_settings,
+    "publish-commands": lambda: command_text(_publish_parser(), depth=3),
     "session-routes": lambda: _routes(openapi_of_sessions()),
     "ids-toml": _ids,
     "image-toml": _image_toml,

@@ -28,7 +28,8 @@ from tests.netboot import rig as netboot_rig
 DEPOT = [sys.executable, "-m", "services.common.main", "depot", "serve"]
 HALL = "pasteur"
 RECEIVERS = ("rhfs1", "rhfs2")
-ONE, TWO, THREE = "20261121.bf275d18ebe8", "20261122.0123456789ab", "20261123.00000000000c"
+RECIPES = {hashlib.sha256(text).hexdigest()[:12]: text for text in (b"old", b"one", b"two", b"three")}
+OLD, ONE, TWO, THREE = map(".".join, zip(("20251121", "20261121", "20261122", "20261123"), RECIPES, strict=True))
 CONFIGURATION = """
 folder = "{folder}/state"
 database = "{database}"
@@ -75,7 +76,7 @@ class Image:
             Manifest(
                 role=self.ref.role,
                 version=self.ref.version,
-                recipe_id="a" * 64,
+                recipe_id=hashlib.sha256(self.recipe).hexdigest(),
                 tree_id="b" * 64,
                 root_hash="c" * 64,
                 epoch=0,
@@ -85,6 +86,11 @@ class Image:
                 wheels=[],
             )
         )
+
+    @property
+    def recipe(self) -> bytes:
+        """What it was made from, as far as a store looks at it."""
+        return RECIPES.get(self.ref.version.partition(".")[2], b"")
 
     def announce(self, people: People, *, by: str = "anna") -> NewUpload:
         """What begins its upload."""
@@ -96,7 +102,7 @@ class Image:
     def store(self, folder: Path) -> Path:
         """Its folder, as a store has it."""
         folder.mkdir(parents=True)
-        for name, data in {**self.files, "manifest.json": self.manifest}.items():
+        for name, data in {**self.files, "manifest.json": self.manifest, "recipe.json": self.recipe}.items():
             (folder / name).write_bytes(data)
         return folder
 

@@ -18,9 +18,7 @@ from services.depot.files import Files, Whole
 from services.depot.models import PublicationRow
 from services.depot.schema import NewProgress, NewPublication, Publication, State
 from services.depot.store import Store
-from tests.depot.rig import HALL, ONE, RECEIVERS, THREE, TWO, Image, People, image, publication, says
-
-OLD = "20251121.ffffffffffff"
+from tests.depot.rig import HALL, OLD, ONE, RECEIVERS, THREE, TWO, Image, People, image, publication, says
 
 
 @pytest.fixture

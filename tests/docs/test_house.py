@@ -38,8 +38,8 @@ def test_the_common_part_knows_nobody() -> None:
     assert foreign("services/common") == []
 
 
-def test_the_builder_knows_only_the_common_part() -> None:
-    assert foreign("builder", "services.common") == []
+def test_the_builder_knows_only_the_common_part_and_how_to_ask_services() -> None:
+    assert foreign("builder", "services.common", *clients()) == []
 
 
 def test_the_harness_uses_everything_and_no_tests_but_in_its_scenarios() -> None:
