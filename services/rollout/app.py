@@ -17,6 +17,7 @@ from services.common.access import Access, Role, require
 from services.common.app import Application, create_app
 from services.common.edge import Operation, read_body, read_query
 from services.rollout import machine
+from services.rollout.pages import RolloutPages, make_pages
 from services.rollout.schema import Plan, Reason, Rollout, Rollouts, RolloutsQuery
 from services.rollout.store import Store
 from services.rollout.work import Work
@@ -76,6 +77,7 @@ def _id(request: Request) -> int:
 def make_app(work: Work, access: Access) -> Application:
     """The service's application; it takes open rollouts on while it lives."""
     its = Handlers(work)
+    pages = make_pages(login=access.tokens is not None)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Application) -> AsyncIterator[None]:
@@ -100,7 +102,9 @@ def make_app(work: Work, access: Access) -> Application:
         description="Rollouts: a version goes to one seat, its row, its room and then all, or back.",
         checks={"netboot": work.healthy},
         lifespan=lifespan,
+        error_page=pages.error,
         routes=[
+            *RolloutPages(pages, work).routes(),
             Operation(
                 "GET",
                 "/v1/rollouts",

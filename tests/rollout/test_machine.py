@@ -204,6 +204,49 @@ def test_a_restart_of_netboot_moves_the_pointer_back_and_the_rollout_moves_it_ag
     assert any("netboot was restarted" in event.text for event in found.events)
 
 
+def test_a_bad_version_goes_into_quarantine_although_netboot_was_restarted_before_that() -> None:
+    machines = rows(10)
+    for each in machines:
+        each.fails[NEW] = "x.service"
+    runner = started(machines)
+    while runner.rollout.phase is Phase.RUNNING:
+        runner.step(lives=1 if machines[0].version == NEW else 100)  # killed before it could do anything about it
+        runner.hall.pass_(3)
+    runner.hall.restart_netboot()
+    assert runner.run().phase is Phase.REVERTED
+    assert (runner.hall.quarantined, runner.hall.channel.current) == ({NEW}, OLD)
+
+
+@pytest.mark.parametrize("away", [0, 3600])
+def test_what_is_good_is_committed_although_netboot_was_restarted_or_the_trial_ran_out(away: int) -> None:
+    runner = started(rows(3), rings=[RingKind.ALL])
+    while runner.rollout.phase is Phase.RUNNING:
+        runner.step(lives=1 if len(on_new(runner)) == 3 else 100)
+        runner.hall.pass_(3)
+    assert runner.rollout.phase is Phase.COMMITTING
+    if away:
+        runner.hall.pass_(away)
+    else:
+        runner.hall.restart_netboot()
+    assert runner.hall.channel.current == OLD
+    assert runner.run().phase is Phase.DONE
+    assert (runner.hall.channel.current, runner.hall.channel.committed) == (NEW, True)
+
+
+def test_seats_that_nobody_could_hear_while_gw_was_off_are_not_blamed() -> None:
+    runner = started(rows(10))
+    first = runner.hall.machines[0]
+    while not first.boots:
+        runner.step()
+        runner.hall.pass_(3)
+    runner.hall.restart_netboot()
+    runner.hall.now += 7200
+    first.version, first.heard = OLD, runner.hall.now - 7200  # it has booted, and its heartbeats went nowhere
+    runner.step()
+    assert runner.rollout.phase is Phase.RUNNING
+    assert runner.run().phase is Phase.DONE
+
+
 def test_nobody_has_to_be_alive_for_the_pointer_to_go_back_and_the_rollout_waits_for_somebody() -> None:
     runner = started(rows(40))
     for _ in range(10):
@@ -262,7 +305,9 @@ def test_a_row_is_what_a_name_says(hostname: str, row: str) -> None:
 # Whatever happens
 
 
-kills = st.lists(st.tuples(st.integers(0, 4), st.sampled_from(["", "", "", "netboot", "both"])), max_size=60)
+kills = st.lists(
+    st.tuples(st.integers(0, 4), st.sampled_from(["", "", "", "netboot", "both"])), min_size=25, max_size=90
+)
 
 
 @settings(max_examples=120, deadline=None)

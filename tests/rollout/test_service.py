@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
+import msgspec
 import pytest
 
 from netboot.client import Netboot
@@ -144,6 +146,30 @@ def test_the_lan_sees_and_changes_nothing(rollout: Service) -> None:
         assert ask(rollout, path, method=method, body={"version": TWO} if method == "POST" else None).code == (
             "auth.anonymous"
         )
+
+
+def test_pages_show_a_rollout_and_take_it_back(tmp_path: Path, rollout: Service) -> None:
+    transport = httpx2.HTTPTransport(uds=str(rollout.socket))
+    with Seats(tmp_path, 3), RolloutClient(rollout.unix) as client, httpx2.Client(transport=transport) as browser:
+        assert "There has been no rollout yet" in browser.get("http://rollout/").text
+        id = client.start(msgspec.structs.replace(PLAN, settle=600, why="<b>new</b>")).id
+        page = browser.get(f"http://rollout/rollouts/{id}").text
+        assert 'hx-trigger="every 2s"' in page
+        assert "<b>new" not in page
+        assert f'href="/rollouts/{id}"' in browser.get("http://rollout/").text
+        foreign = browser.post(f"http://rollout/rollouts/{id}/abort", headers={"sec-fetch-site": "cross-site"})
+        assert foreign.status_code == 403
+        assert browser.post(f"http://rollout/rollouts/{id}/pause").status_code == 303
+        assert "root paused it" in browser.get(f"http://rollout/rollouts/{id}").text
+        assert browser.post(f"http://rollout/rollouts/{id}/resume").status_code == 303
+        assert browser.post(f"http://rollout/rollouts/{id}/abort").status_code == 303
+        assert over(rollout).phase is Phase.ABORTED
+        page = browser.get(f"http://rollout/rollouts/{id}").text
+        assert "hx-trigger" not in page
+        assert "root aborted it" in page
+    rollout.socket.parent.chmod(0o711)
+    for path in ("/", "/rollouts/1"):
+        assert ask(rollout, path).status == 401
 
 
 def test_the_command_line_starts_watches_and_says_how_it_ended(

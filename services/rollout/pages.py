@@ -1,0 +1,132 @@
+"""Pages of rollouts: the list, and one rollout with its rings and seats, which move while it goes on.
+
+They are whole without a script; where htmx is there, the same addresses answer the same pages every few seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute
+
+from services.common.access import Role, caller_of, require
+from services.common.errors import AccessError
+from services.common.pages import HTMX, Link, Page, Pages
+from services.rollout import machine
+from services.rollout.schema import OVER, Phase, Rollout
+from services.rollout.work import Work
+
+SHOWN = 100
+
+
+@dataclass(frozen=True)
+class Person:
+    """The one in front of a page; `name` is empty for nobody in particular."""
+
+    name: str = ""
+    may_write: bool = False
+
+
+def person(request: Request) -> Person:
+    """Never raises: who shows something that is not good any more may log in again."""
+    try:
+        known = caller_of(request)
+    except AccessError:
+        return Person()
+    return Person(known.name, may_write=known.has(Role.ROOT))
+
+
+def make_pages(*, login: bool, htmx: Path = HTMX) -> Pages:
+    """The templates, the navigation, and who is looking."""
+    return Pages(
+        "rollout",
+        title="Rollouts of the hall",
+        templates=Path(__file__).parent / "templates",
+        navigation=(Link("Rollouts", "/"),),
+        visitor=person,
+        htmx=htmx,
+        login=login,
+    )
+
+
+class RolloutPages:
+    """The handlers, around what is at work."""
+
+    def __init__(self, pages: Pages, work: Work) -> None:
+        self.pages = pages
+        self.work = work
+
+    def routes(self) -> list[BaseRoute]:
+        return [
+            *self.pages.routes(),
+            Page("GET", "/", self.list),
+            Page("GET", "/rollouts/{id:int}", self.one),
+            Page("POST", "/rollouts/{id:int}/pause", self.pause),
+            Page("POST", "/rollouts/{id:int}/resume", self.resume),
+            Page("POST", "/rollouts/{id:int}/abort", self.abort),
+        ]
+
+    async def list(self, request: Request) -> Response:
+        """Rollouts, the newest first."""
+        require(request, Role.ORGANIZER)
+        found = self.work.store.all()[:SHOWN]
+        going = any(each.phase not in OVER for each in found)
+        return await self.pages.answer(request, "rollouts.html", rollouts=found, open=going, state=state, colour=colour)
+
+    async def one(self, request: Request) -> Response:
+        """One, with its rings and seats."""
+        require(request, Role.ORGANIZER)
+        rollout = self.work.store.one(int(request.path_params["id"]))
+        actions = [("pause", "Pause"), ("abort", "Abort")]
+        if rollout.paused is not None:
+            actions[0] = ("resume", "Resume")
+        elif rollout.phase is not Phase.RUNNING:
+            del actions[0]
+        if rollout.phase is Phase.REVERTING:
+            actions = []
+        return await self.pages.answer(
+            request,
+            "rollout.html",
+            rollout=rollout,
+            over=rollout.phase in OVER,
+            actions=actions,
+            state=state,
+            colour=colour,
+        )
+
+    async def pause(self, request: Request) -> Response:
+        """Hold it where it is."""
+        name = require(request, Role.ROOT).name
+        return await self._change(request, lambda rollout, now: machine.pause(rollout, f"{name} paused it", now))
+
+    async def resume(self, request: Request) -> Response:
+        """Go on."""
+        name = require(request, Role.ROOT).name
+        return await self._change(request, lambda rollout, now: machine.resume(rollout, name, now))
+
+    async def abort(self, request: Request) -> Response:
+        """Take it back."""
+        name = require(request, Role.ROOT).name
+        return await self._change(request, lambda rollout, now: machine.abort(rollout, f"{name} aborted it", now))
+
+    async def _change(self, request: Request, change: Callable[[Rollout, float], Rollout]) -> Response:
+        id = int(request.path_params["id"])
+        await self.work.change(id, change)
+        return RedirectResponse(f"/rollouts/{id}", status_code=303)
+
+
+def state(rollout: Rollout) -> str:
+    """What it is, in a word."""
+    return "paused" if rollout.paused is not None else rollout.phase.value
+
+
+def colour(rollout: Rollout) -> str:
+    """The class of its tag."""
+    if rollout.paused is not None:
+        return "warn"
+    bad = rollout.phase in (Phase.REVERTING, Phase.REVERTED)
+    return "good" if rollout.phase is Phase.DONE else "bad" if bad else "warn" if rollout.phase is Phase.ABORTED else ""
