@@ -75,6 +75,7 @@ class Api:
         self.settings = settings
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()
         self._pending: dict[str, int] = {}
+        self._queued: set[Job] = set()
         self._news = asyncio.Event()  # set, and replaced, whenever a delta is made or a receiver speaks
 
     # Versions
@@ -238,6 +239,9 @@ class Api:
         news.set()
 
     def _enqueue(self, job: Job) -> None:
+        if job in self._queued:
+            return
+        self._queued.add(job)
         key = str(job.new)
         self._pending[key] = self._pending.get(key, 0) + 1
         self._jobs.put_nowait(job)
@@ -256,6 +260,7 @@ class Api:
                 logger.error("no delta to %s of %s from %s: %s", job.name, job.new, job.old.version, error)
             finally:
                 self._pending[str(job.new)] -= 1
+                self._queued.discard(job)
                 self._tell()
 
     async def tidy(self) -> None:

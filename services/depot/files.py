@@ -26,8 +26,10 @@ from pathlib import Path
 from services.common import manifest as manifests
 from services.common.errors import BusyError, HostError, InputError, IntegrityError, MissingError, UsageError
 from services.common.manifest import Artefact, Manifest
-from services.common.versions import Ref, make_ref
+from services.common.versions import Ref, human, make_ref
 from services.depot.schema import SERVED
+
+_ROOM = "`backline depot rm ROLE/VERSION` deletes what nobody needs"
 
 Hook = Callable[[str], None]
 """Called with a name before each step that changes the disk; tests die in it."""
@@ -169,7 +171,18 @@ class Files:
             if not (folder / name).exists() and (same := self._same(ref.role, artefact)) is not None:
                 os.link(same, folder / name)
         sizes = {name: size_of(folder / name) for name in served(manifest)}
-        return {name: size for name, size in sizes.items() if size != manifest.artefacts[name].size}
+        missing = {name: size for name, size in sizes.items() if size != manifest.artefacts[name].size}
+        self._require_room(sum(manifest.artefacts[name].size - size for name, size in missing.items()))
+        return missing
+
+    def _require_room(self, needed: int) -> None:
+        """Say before the first byte that it will not fit. Raises HostError("depot.full")."""
+        disk = os.statvfs(self.root)
+        if needed > disk.f_bavail * disk.f_frsize:
+            message = (
+                f"{human(needed)} are to be brought, and the disk has room for {human(disk.f_bavail * disk.f_frsize)}"
+            )
+            raise HostError("depot.full", message, where=str(self.root), hint=_ROOM)
 
     def _same(self, role: str, artefact: Artefact) -> Path | None:
         """A file of another version of the role with these bytes: a kernel is the same in many."""
@@ -326,8 +339,7 @@ def disk_errors(where: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "`backline depot rm ROLE/VERSION` deletes what nobody needs"
-            raise HostError("depot.full", "no space left on the depot's disk", where=str(where), hint=hint) from error
+            raise HostError("depot.full", "no space left on the depot's disk", where=str(where), hint=_ROOM) from error
         raise HostError("depot.disk", f"the depot's disk: {error.strerror or error}", where=str(where)) from error
 
 

@@ -198,18 +198,25 @@ def test_an_upload_that_nobody_goes_on_with_is_forgotten(files: Files) -> None:
         files.complete(made.ref)
 
 
-def test_a_full_disk_says_so_and_the_upload_goes_on_later(tmp_path: Path) -> None:
+def test_a_full_disk_says_so_before_the_first_byte_or_later_and_the_upload_goes_on(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("missing capability: root")
     root = tmp_path / "small"
     root.mkdir()
     made = image(size=2_000_000)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "depot", root], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "depot", root], check=True)
     try:
         files = Files(root)
         files.prepare()
-        with pytest.raises(HostError) as caught:
+        (root / "something").write_bytes(bytes(2_500_000))
+        with pytest.raises(HostError, match="are to be brought, and the disk has room for") as caught:
             bring(files, made)
+        assert caught.value.code == "depot.full"
+        (root / "something").unlink()
+        files.begin(made.ref, made.manifest, {"anna": b"sig"})
+        (root / "something").write_bytes(bytes(2_500_000))
+        with pytest.raises(HostError) as caught, files.receive(made.ref, "root.erofs", 0) as sink:
+            sink.write(made.files["root.erofs"])
         assert caught.value.code == "depot.full"
         subprocess.run(["mount", "-o", "remount,size=8m", root], check=True)
         bring(files, made)
