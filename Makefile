@@ -60,7 +60,7 @@ bench-build: setup ## the builder's figures, side by side with plain mkosi
 bench-lan: setup images ## the harness's figures, side by side with bare systemd-nspawn
 	@$(BIN)/python -m benchmarks.lan
 
-bench-netboot: setup images ## figures of mdb, DNS, DHCP and netboot: from an edit to what machines are answered
+bench-netboot: setup images ## figures of mdb, DNS, DHCP and netboot, and of a machine that starts, beside one on a plain NFS tree
 	@$(BIN)/python -m benchmarks.netboot
 
 lock: setup ## resolve the images' packages and wheels again (commit the result)

@@ -7,6 +7,7 @@ Rows, each of which can be measured alone (`--row`):
 - live: a booted gw of the store; one edit in mdb, until DNS and DHCP answer with it
 - boot: scripts of machines through nginx at a fixed rate, while as many machines again are imported
 - full: scripts of machines through nginx, as many as there can be, beside a file of the same size
+- pxe: a machine from power on to its default target, beside one of the same files on a plain NFS tree
 
 Clients are processes of their own on the same CPUs. This measures, it does not judge.
 """
@@ -30,7 +31,7 @@ import dns.query
 import httpx2
 import msgspec
 
-from benchmarks import gateway
+from benchmarks import gateway, pxe
 from benchmarks.load import ADDRESS
 from e2e import halls, topology
 from e2e.capabilities import probe
@@ -262,12 +263,13 @@ def full(figures: Figures, podman: Engine, machines: int, seconds: float) -> Non
 def main() -> int:
     """Measure the rows, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    rows = ("subscribers", "import", "live", "boot", "full")
+    rows = ("subscribers", "import", "live", "boot", "full", "pxe")
     parser.add_argument("--row", action="append", choices=rows, help="only this one; may be repeated")
     parser.add_argument("--runs", type=int, default=3, help="turns (default: %(default)s)")
     parser.add_argument("--machines", type=int, default=10_000, help="machines of a large hall (default: %(default)s)")
     parser.add_argument("--subscribers", type=int, default=1000, help="subscribers (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=STEADY_SECONDS, help="of steady load (default: %(default)s)")
+    parser.add_argument("--starts", type=int, default=5, help="of a machine, on each side (default: %(default)s)")
     options = parser.parse_args()
     probe().require()
     gateway.allow_files()
@@ -288,6 +290,9 @@ def main() -> int:
         if "live" in chosen:
             for count in sorted({min(1000, options.machines), options.machines}):
                 live(figures, count)
+    if "pxe" in chosen:
+        for row in pxe.figures(options.starts):
+            figures.add(*row)
     figures.show()
     return 0
 
