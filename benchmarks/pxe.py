@@ -34,6 +34,8 @@ SEAT, ROOT_SERVER, GATEWAY = "pas-r01p01", "rhfs01", "gw"
 SECONDS = 600.0
 EXPORTER = 9100
 TRIES = 3
+START = "boot || goto failed"
+"""The line of netboot's script before which all has been loaded."""
 TREE = "/srv/plain"
 _FILES, _DISK = "/run/plain", "/run/lab/plain"
 _MOUNT_ROOT = Path(__file__).resolve().parents[1] / "images/initrd/mkosi.extra/usr/lib/backline/mount-root"
@@ -104,6 +106,26 @@ class Start:
         return ", ".join(f"{name} {count}" for name, count in most[:8])
 
 
+def mount_root() -> str:
+    """What the plain side has in place of the initrd's mount-root: the same up to where the root is mounted."""
+    head, found, _ = _MOUNT_ROOT.read_text().partition(_ITS_END)
+    assert found, f"{_MOUNT_ROOT} is not as it was"
+    return head + _PLAIN_END
+
+
+def with_other_root(text: str) -> str:
+    """nginx's configuration of gw with one more line in the machine's script: it loads `mount_root`, too."""
+    mac = topology.mac_of(SEAT, 0).replace(":", "-")
+    more = f"initrd mount-root {_PLACE} mode=755 || goto failed"
+    lines = ["proxy_pass http://netboot;", "sub_filter_types text/plain;", "sub_filter_once off;"]
+    lines.append(f"sub_filter '{START}' '{more}\\n{START}';")
+    extra = f"location = /boot/{mac} {{ {' '.join(lines)} }}\n"
+    extra += f"    location = /boot/mount-root {{ alias {_FILES}/mount-root; }}\n"
+    before = "location / {\n        proxy_pass http://netboot;"
+    assert before in text, "gw's nginx is not configured as it was"
+    return text.replace(before, f"{extra}    {before}")
+
+
 @dataclass
 class Bench:
     """A hall with both kinds of root, and one machine that boots now from one, now from the other."""
@@ -122,6 +144,7 @@ class Bench:
             self.lab.start([SEAT], seconds=SECONDS)
             seconds, sent = seat.seconds_to_ready, self._bytes(side)
             if seat.starts == before + 1 and seconds is not None:
+                assert sent, f"it did not start from the root of {side}"
                 return Start(side, seconds, sent, self._calls())
             print("  it did not start at once: not counted", file=sys.stderr)
             seat.crash()
@@ -143,19 +166,8 @@ class Bench:
 
     def _answer(self, side: str) -> None:
         """Let gw answer the machine with the script of netboot, or with that and the other mount-root."""
-        text = self.edge
-        if side == PLAIN:
-            mac = topology.mac_of(SEAT, 0).replace(":", "-")
-            lines = ["proxy_pass http://netboot;", "sub_filter_types text/plain;", "sub_filter_once off;"]
-            added = f"initrd mount-root {_PLACE} mode=755 || goto failed"
-            lines.append(f"sub_filter 'boot || goto failed' '{added}\\nboot || goto failed';")
-            extra = f"location = /boot/{mac} {{ {' '.join(lines)} }}\n"
-            extra += f"    location = /boot/mount-root {{ alias {_FILES}/mount-root; }}\n"
-            before = "location / {\n        proxy_pass http://netboot;"
-            assert before in text, text
-            text = text.replace(before, f"{extra}    {before}")
         gateway = self.lab[GATEWAY]
-        gateway.put(edge.CONFIGURATION, text)
+        gateway.put(edge.CONFIGURATION, with_other_root(self.edge) if side == PLAIN else self.edge)
         gateway.succeeds("systemctl", "reload", "nginx.service")
 
     def _nft(self, *words: str) -> str:
@@ -198,9 +210,7 @@ def bench() -> Iterator[Bench]:
         argv = ["systemd-run", "--quiet", "--unit=plain-nfs", "/usr/bin/ganesha.nfsd", "-F", "-L", "SYSLOG"]
         server.succeeds(*argv, "-f", f"{_FILES}/ganesha.conf", "-p", f"{_FILES}/pid", "-N", "NIV_EVENT")
         server.wait_for_port(PORTS[PLAIN])
-        head, found, _ = _MOUNT_ROOT.read_text().partition(_ITS_END)
-        assert found, f"{_MOUNT_ROOT} is not as it was"
-        gateway.put(f"{_FILES}/mount-root", head + _PLAIN_END, mode=0o644)
+        gateway.put(f"{_FILES}/mount-root", mount_root())
         yield Bench(lab, gateway.get(edge.CONFIGURATION).decode())
 
 
