@@ -466,6 +466,18 @@ def _hostd_parser() -> argparse.ArgumentParser:
     return cli.parser("backline hostd")
 
 
+def _host_parser() -> argparse.ArgumentParser:
+    from services.hostd import host_cli
+
+    return host_cli.parser("backline host")
+
+
+def _machine_parser() -> argparse.ArgumentParser:
+    from services.hostd import machine_cli
+
+    return machine_cli.parser("backline machine")
+
+
 def _hostd_settings() -> str:
     from services.common import settings
     from services.hostd.schema import Settings
@@ -780,11 +792,13 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "dns-settings": _dns_settings,
     "error-codes": error_table,
     "exit-codes": exit_table,
+    "host-commands": lambda: command_text(_host_parser(), depth=3),
     "hostd-commands": lambda: command_text(_hostd_parser(), depth=3),
     "hostd-routes": lambda: _routes(openapi_of_hostd()),
     "hostd-settings": _hostd_settings,
     "hostd-sockets": _hostd_sockets,
     "login-commands": lambda: command_text(_login_parser(), depth=3),
+    "machine-commands": lambda: command_text(_machine_parser(), depth=3),
     "mdb-commands": lambda: command_text(_mdb_parser(), depth=3),
     "mdb-routes": lambda: _routes(openapi_of_mdb()),
     "mdb-settings": _mdb_settings,

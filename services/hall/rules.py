@@ -167,6 +167,11 @@ def _nic(nic: Nic, place: KeyPath, networks: dict[str, Network]) -> Iterator[Mis
         yield Mistake((*place, "interface"), f"{nic.interface!r} cannot name an interface", "15 letters at most")
     if nic.mac is not None and nic.interface is not None:
         yield Mistake((*place, "interface"), "is given besides the MAC", "an interface is recognised by one of them")
+    for key, name in (("bridge", nic.bridge), ("macvlan", nic.macvlan)):
+        if name is not None and not _INTERFACE.fullmatch(name):
+            yield Mistake((*place, key), f"{name!r} cannot name an interface", "15 letters at most")
+    if nic.bridge is not None and nic.macvlan is not None:
+        yield Mistake((*place, "macvlan"), "is given besides the bridge", "an interface hangs on one of them")
     for name, address in nic.addresses.items():
         spot: KeyPath = (*place, "addresses", name)
         network = networks.get(name)

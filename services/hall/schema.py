@@ -88,6 +88,12 @@ class Nic(Table, frozen=True, kw_only=True):
     addresses: Annotated[dict[str, IPv4Address], about("Address by network name.")] = {}
     aliases: Annotated[list[str], about("DNS aliases of this interface's first address.")] = []
     upstream: Annotated[bool, about("Whether the world is behind this interface; gw only, once.")] = False
+    bridge: Annotated[
+        str | None, about("Where the server is a machine on iron: the iron's bridge that this interface is a port of.")
+    ] = None
+    macvlan: Annotated[
+        str | None, about("Instead of `bridge`: the iron's interface that this one shares, with an address of its own.")
+    ] = None
 
 
 class Host(Table, frozen=True, kw_only=True):

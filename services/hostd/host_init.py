@@ -1,0 +1,224 @@
+"""`backline host init`: a plain Debian 13 becomes iron, a host that role images run on.
+
+What it needs of Debian comes from Debian (systemd-container, python3-pystemd); hostd comes from the tree of a role
+image, so it is the same code on the same locked wheels that runs inside of the machines. hall.toml and secrets go to
+/etc/credstore. Every step looks first, so that a second run does nothing, and one that was cut off is just run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import filecmp
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from services.common import toml
+from services.common.errors import Exit, HostError, InputError, UsageError
+from services.common.process import run
+from services.hostd.machines_records import make_folder, remove, synchronise
+
+PACKAGES = {
+    "systemd-container": "usr/bin/systemd-nspawn",
+    "python3": "usr/bin/python3",
+    "python3-pystemd": "usr/lib/python3/dist-packages/pystemd/__init__.py",
+    "dbus": "usr/bin/dbus-daemon",
+    "iproute2": "usr/bin/ip",
+    "openssh-client": "usr/bin/ssh-keygen",
+}
+"""Debian packages, and a file by which one that is installed is known."""
+PRESET = "usr/lib/systemd/system-preset/20-backline-base.preset"
+"""Says which units of hostd run on every machine; so they do on iron."""
+MACHINES = "backline-hostd-machines.service"
+_UNITS = "usr/lib/systemd/system"
+_USER = 'u backline-hostd 20210 "Backline: what runs on this host"\n'
+_CODE = "usr/lib/backline"
+_GENERATIONS = "usr/lib/backline-iron"
+_PYTHON = "3.13"
+
+
+def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
+    """The command line of `backline host init`."""
+    init = commands.add_parser("init", help="make this plain Debian 13 iron: a host that role images run on")
+    init.add_argument("--hall", type=Path, required=True, metavar="FILE", help="the hall's hall.toml")
+    init.add_argument(
+        "--from", dest="tree", type=Path, required=True, metavar="FOLDER", help="the mounted root.erofs of a role image"
+    )
+    init.add_argument(
+        "--secret",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="a credential for /etc/credstore; MACHINE/NAME=FILE for one of a machine's own",
+    )
+    init.set_defaults(run=_init)
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    secrets = {}
+    for text in arguments.secret:
+        name, equals, file = text.partition("=")
+        if not equals:
+            raise UsageError("host.secret", f"{text!r} is no NAME=FILE")
+        secrets[name] = Path(file)
+    done = init(tree=arguments.tree, hall=arguments.hall, secrets=secrets)
+    for line in done:
+        print(line, file=sys.stderr)
+    print("this host is iron" + ("" if done else "; nothing was to do"))
+    return int(Exit.OK)
+
+
+def init(*, tree: Path, hall: Path, secrets: Mapping[str, Path], root: Path = Path("/")) -> list[str]:
+    """Do it; returns what was done, nothing when all was as it should be.
+
+    Raises HostError: "host.root", "host.debian", "host.systemd", "host.image"; InputError: "host.tree", "hall.*".
+    """
+    _require(tree, root)
+    text = _checked_hall(hall)
+    done = [f"installed {name}" for name in _packages(root)]
+    done += _code(tree, root)
+    changed = _units(tree, root)
+    done += [f"unit {name}" for name in changed]
+    done += _credentials({"backline.hall": text, "backline.role": b"iron"}, secrets, root)
+    if _write(root / "etc/sysusers.d/backline.conf", _USER.encode(), 0o644):
+        run(["systemd-sysusers", f"--root={root}"])
+        done.append("user backline-hostd")
+    if root == Path("/"):
+        if changed:
+            run(["systemctl", "daemon-reload"])
+        enabled = [*_enabled(tree), MACHINES]
+        run(["systemctl", "enable", "--quiet", *enabled])
+        run(["systemctl", "start", *(name for name in enabled if name.endswith(".socket"))])
+        if done:
+            run(["systemctl", "restart", *(name for name in enabled if name.endswith(".service"))])
+    return done
+
+
+def _require(tree: Path, root: Path) -> None:
+    if os.geteuid() != 0:
+        raise HostError("host.root", "a host is made by root", hint="use sudo")
+    release = _os_release(root / "usr/lib/os-release")
+    if (release.get("ID"), release.get("VERSION_ID")) != ("debian", "13"):
+        name = release.get("PRETTY_NAME", "something unknown")
+        raise HostError("host.debian", f"this is {name}; a host is a Debian 13")
+    if root == Path("/") and not Path("/run/systemd/system").is_dir():
+        raise HostError("host.systemd", "systemd does not run this system")
+    if (root / _CODE).is_dir() and not (root / _CODE).is_symlink():
+        raise HostError("host.image", "this system is an image of Backline's, not a plain Debian")
+    for name in (_CODE + "/app/services/hostd", "usr/bin/backline", f"{_UNITS}/{MACHINES}", PRESET):
+        if not (tree / name).exists():
+            raise InputError(
+                "host.tree", f"there is no {name} in it", where=str(tree), hint="mount the root.erofs of a role there"
+            )
+    if not (tree / f"usr/bin/python{_PYTHON}").exists():
+        raise InputError("host.tree", f"this image has no Python {_PYTHON}, as Debian 13 has", where=str(tree))
+
+
+def _os_release(path: Path) -> dict[str, str]:
+    pairs = [line.partition("=") for line in path.read_text().splitlines() if "=" in line]
+    return {key: value.strip('"') for key, _, value in pairs}
+
+
+def _checked_hall(path: Path) -> bytes:
+    from services.hall.schema import Hall
+
+    document = toml.load(path, area="hall")
+    toml.decode(document, Hall)
+    return path.read_bytes()
+
+
+def _packages(root: Path) -> list[str]:
+    """Install what is missing, from wherever this host's apt gets its packages."""
+    missing = [name for name, file in PACKAGES.items() if not (root / file).exists()]
+    if missing:
+        environment = {"DEBIAN_FRONTEND": "noninteractive", "PATH": os.environ.get("PATH", os.defpath)}
+        run(["apt-get", "install", "--yes", "--no-install-recommends", *missing], env=environment)
+    return missing
+
+
+def _code(tree: Path, root: Path) -> list[str]:
+    """hostd and its wheels: a folder of their own, and a link that is replaced in one step."""
+    link, folder = root / _CODE, root / _GENERATIONS
+    if (
+        link.is_dir()
+        and _same(tree / _CODE, link)
+        and filecmp.cmp(tree / "usr/bin/backline", root / "usr/bin/backline")
+    ):
+        return []
+    make_folder(folder)
+    known = [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
+    target = folder / str(max(known, default=0) + 1)
+    aside = folder / ".new"
+    remove(aside)
+    shutil.copytree(tree / _CODE, aside, symlinks=True)
+    run(["sync", "--file-system", aside])
+    aside.rename(target)
+    new = link.with_name(".backline.new")
+    new.unlink(missing_ok=True)
+    new.symlink_to(os.path.relpath(target, link.parent))
+    _write(root / "usr/bin/backline", (tree / "usr/bin/backline").read_bytes(), 0o755)
+    new.rename(link)
+    synchronise(link.parent)
+    for number in sorted(known)[:-1]:  # the one before stays: it may be running
+        remove(folder / str(number))
+    return [f"hostd in {link}"]
+
+
+def _same(one: Path, two: Path) -> bool:
+    names = _names(one)
+    return names == _names(two) and all(filecmp.cmp(one / name, two / name, shallow=False) for name in names)
+
+
+def _names(folder: Path) -> list[str]:
+    found = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return sorted(str(path.relative_to(folder)) for path in found)
+
+
+def _units(tree: Path, root: Path) -> list[str]:
+    sources = sorted((tree / _UNITS).glob("backline-hostd*"))
+    target = root / "etc/systemd/system"
+    return [path.name for path in sources if path.is_file() and _write(target / path.name, path.read_bytes(), 0o644)]
+
+
+def _enabled(tree: Path) -> list[str]:
+    lines = (tree / PRESET).read_text().splitlines()
+    return [line.removeprefix("enable ") for line in lines if line.startswith("enable backline-hostd")]
+
+
+def _credentials(own: Mapping[str, bytes], secrets: Mapping[str, Path], root: Path) -> list[str]:
+    store = root / "etc/credstore"
+    store.mkdir(mode=0o700, parents=True, exist_ok=True)
+    store.chmod(0o700)
+    wanted = dict(own)
+    for name, file in secrets.items():
+        parts = name.split("/")
+        if len(parts) > 2 or not all(part and part[0] != "." for part in parts):
+            raise UsageError("host.secret", f"{name!r} names no credential", hint="NAME, or MACHINE/NAME")
+        path = f"backline.machines/{name}" if len(parts) == 2 else name
+        wanted[path] = file.read_bytes()
+    done = []
+    for name, data in wanted.items():
+        (store / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _write(store / name, data, 0o600):
+            done.append(f"credential {name}")
+    return done
+
+
+def _write(path: Path, data: bytes, mode: int) -> bool:
+    """Replace a file in one step when it is another; returns whether it was."""
+    if path.is_file() and path.read_bytes() == data and path.stat().st_mode & 0o7777 == mode:
+        return False
+    make_folder(path.parent)
+    aside = path.with_name(f".{path.name}.backline-new")
+    aside.unlink(missing_ok=True)
+    with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.rename(path)
+    synchronise(path.parent)
+    return True

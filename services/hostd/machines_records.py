@@ -1,0 +1,191 @@
+"""Records of machines on the iron's disk, and the folders beside them.
+
+    /var/lib/backline-machines/images/ROLE/VERSION/     versions that can run here: root.erofs, manifest.json...
+    /var/lib/backline-machines/machines/NAME/record.json    the truth about a machine, replaced in one step
+    /var/lib/backline-machines/machines/NAME/var-3/         what is /var in it; also the one before, and what was kept
+    /var/lib/backline-machines/machines/NAME/lock           held by whoever changes it
+    /var/lib/backline-machines/removed/NAME-1/          what `rm` set aside
+
+What is written is on disk when a function returns: a file is synchronised, renamed, and its folder synchronised; a copy
+of /var is made under another name (`.var-3`), its file system synchronised, and renamed. So a name is a whole thing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from services.common.codec import decode_json
+from services.common.errors import BusyError, HostError, IntegrityError, MissingError, UsageError, nearest
+from services.common.names import label_problem
+from services.common.process import ProcessFailed, run
+from services.hostd.machines_schema import Record
+
+_VAR = re.compile(r"\.?var-([0-9]{1,9})")
+_ASIDE = ".record.json.new"
+
+
+class Records:
+    """The machines below a folder."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.machines = base / "machines"
+
+    def names(self) -> list[str]:
+        """Every machine."""
+        with contextlib.suppress(FileNotFoundError):
+            return sorted(path.parent.name for path in self.machines.glob("[a-z0-9]*/record.json"))
+        return []
+
+    def home(self, name: str) -> Path:
+        """A machine's own folder. Raises UsageError("machine.name")."""
+        if problem := label_problem(name):
+            raise UsageError("machine.name", problem)
+        return self.machines / name
+
+    def load(self, name: str) -> Record:
+        """Raises MissingError("machine.unknown"), IntegrityError("machine.record")."""
+        path = self.home(name) / "record.json"
+        try:
+            return decode_json(path.read_bytes(), Record)
+        except FileNotFoundError as error:
+            known = self.names()
+            hint = nearest(name, known) or (f"there are: {', '.join(known)}" if known else "`backline machine create`")
+            raise MissingError("machine.unknown", f"there is no machine {name} on this host", hint=hint) from error
+        except msgspec.DecodeError as error:
+            raise IntegrityError("machine.record", f"cannot be read: {error}", where=str(path)) from error
+
+    def save(self, record: Record) -> None:
+        """Replace a machine's record: wholly the old one or wholly the new one, whatever happens."""
+        folder = self.home(record.machine.name)
+        aside = folder / _ASIDE
+        with aside.open("wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        aside.rename(folder / "record.json")
+        synchronise(folder)
+
+    @contextlib.contextmanager
+    def lock(self, name: str, *, wait: bool = False) -> Iterator[None]:
+        """Keep others from changing a machine. Raises MissingError("machine.unknown"), BusyError("machine.busy")."""
+        folder = self.home(name)
+        if not folder.is_dir():
+            self.load(name)
+        with (folder / "lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                raise BusyError(
+                    "machine.busy", f"{name} is being changed", hint=f"see `backline machine show {name}`"
+                ) from error
+            yield
+
+    @contextlib.contextmanager
+    def lock_all(self, *, wait: bool = False) -> Iterator[None]:
+        """Keep others from making machines and removing versions. Raises BusyError("machine.busy")."""
+        make_folder(self.machines)
+        with (self.base / "lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                raise BusyError("machine.busy", "the machines of this host are being changed") from error
+            yield
+
+    # Folders that are /var
+
+    def next_var(self, name: str) -> str:
+        """A name that no folder has had, as far as can be seen."""
+        found = [int(match[1]) for path in self.home(name).iterdir() if (match := _VAR.fullmatch(path.name))]
+        return f"var-{max(found, default=0) + 1}"
+
+    def new_var(self, name: str, var: str, *, source: Path, image: Path) -> None:
+        """Make the folder `var` from `source`, with what `image` has at /var and `source` has not.
+
+        Shares blocks with the source where the file system can (reflink). Raises HostError("machine.space").
+        """
+        target = self.home(name) / var
+        if target.exists():
+            return
+        aside = target.with_name(f".{var}")
+        remove(aside)
+        try:
+            run(["cp", "--archive", "--reflink=auto", "--", source, aside])
+            if source != image:
+                # -n: what is there stays as it is; folders are gone into.
+                run(["cp", "--archive", "--no-clobber", "--", f"{image}/.", aside])
+            run(["sync", "--file-system", aside])
+        except ProcessFailed as error:
+            remove(aside)
+            raise HostError("machine.copy", f"/var of {name} could not be copied: {error.message}") from error
+        aside.rename(target)
+        synchronise(target.parent)
+
+    def tidy(self, record: Record) -> list[str]:
+        """Remove what no record names: half copies, and folders of versions that cannot be gone back to."""
+        folder = self.home(record.machine.name)
+        wanted = record.vars()
+        gone = [path for path in folder.iterdir() if _VAR.fullmatch(path.name) and path.name not in wanted]
+        for path in gone:
+            remove(path)
+        (folder / _ASIDE).unlink(missing_ok=True)
+        return sorted(path.name for path in gone)
+
+    # Whole machines
+
+    def begin(self, name: str) -> Path:
+        """An empty folder for a machine that is being made: it has no record, so it is none yet.
+
+        Raises BusyError("machine.exists").
+        """
+        folder = self.home(name)
+        if (folder / "record.json").exists():
+            raise BusyError("machine.exists", f"there is a machine {name} already")
+        remove(folder)
+        make_folder(folder)
+        folder.chmod(0o700)
+        return folder
+
+    def put_away(self, name: str) -> Path:
+        """Take a machine's folder out, in one step; returns where it is now."""
+        place = self.base / "removed"
+        make_folder(place)
+        place.chmod(0o700)
+        number = 1
+        while (target := place / f"{name}-{number}").exists():
+            number += 1
+        self.home(name).rename(target)
+        synchronise(self.machines)
+        synchronise(place)
+        return target
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, on disk when this returns."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        synchronise(path.parent)
+
+
+def synchronise(folder: Path) -> None:
+    """Make the names in a folder survive a power cut (fsync(2))."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder with all that is in it; one that is not there is no error."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
