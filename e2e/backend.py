@@ -41,6 +41,8 @@ class Order:
     credentials: Mapping[str, bytes] = field(default_factory=dict)
     binds: Mapping[str, str] = field(default_factory=dict)
     """Path in the node → path in the lab; those that begin with `ro:` are read-only there."""
+    words: Sequence[str] = ()
+    """Arguments of a container's init: its kernel command line, as systemd has it."""
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,8 @@ class Node(WaitTarget):
         self.version = spec.version
         self.credentials: dict[str, bytes] = {}
         self.binds: dict[str, str] = {}
+        self.ask: Callable[[], tuple[str, Sequence[str]]] | None = None
+        """What says at each power on which version it boots, and with which words; `version` when nobody does."""
         self.allowed_failures: set[str] = set()
         """Units that may fail without failing the test."""
         if (
@@ -103,6 +105,9 @@ class Node(WaitTarget):
             raise UsageError("lan.running", f"{self.name} runs already")
         backend = self.lab.backend_of(self)
         root = None
+        words: Sequence[str] = ()
+        if self.ask is not None:
+            self.version, words = self.ask()
         if backend.name == "nspawn":
             ref = self.lab.roots.find(self.spec.role, self.version)
             root = self.lab.roots.mount(ref)
@@ -119,6 +124,7 @@ class Node(WaitTarget):
             root=root,
             credentials=credentials,
             binds=self.binds,
+            words=words,
         )
         self.lab.journal.note("step", "power on", node=self.name)
         self.lab.network.plug(self.name)

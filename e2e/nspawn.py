@@ -133,7 +133,7 @@ class NspawnRun:
         for inside, source in order.binds.items():
             way = "--bind-ro" if source.startswith("ro:") else "--bind"
             argv.append(f"{way}={source.removeprefix('ro:')}:{inside}")
-        return [*argv, "--boot"]
+        return [*argv, "--boot", *order.words]
 
     def _notified(self, text: str) -> None:
         for line in text.splitlines():

@@ -57,20 +57,23 @@ def plan(store: Store, ref: Ref, holders: tuple[int, ...]) -> Published:
 
 def publish(address: str, published: Published, *, channel: str = CHANNEL) -> None:
     """Tell netboot at `address` of a version and who holds it, and let a channel point to it."""
-    version = published.ref.version
+    known = published.ref.version
     with Netboot(address) as netboot:
-        netboot.add_version(
-            NewVersion(
-                version=version,
-                role=published.ref.role,
-                root_hash=published.root_hash,
-                options=" ".join(serial.COMMAND_LINE),
-                size=published.size,
-            )
-        )
+        netboot.add_version(version(published))
         for number in published.holders:
-            netboot.hold(number, version)
-        netboot.switch_channel(channel, NewPointer(version=version, why="the lab begins with it"))
+            netboot.hold(number, known)
+        netboot.switch_channel(channel, NewPointer(version=known, why="the lab begins with it"))
+
+
+def version(published: Published) -> NewVersion:
+    """A version as netboot is told of it."""
+    return NewVersion(
+        version=published.ref.version,
+        role=published.ref.role,
+        root_hash=published.root_hash,
+        options=" ".join(serial.COMMAND_LINE),
+        size=published.size,
+    )
 
 
 def nginx(role: str) -> str:

@@ -1,0 +1,163 @@
+"""A new version goes to one seat, its row and all; one with a failing unit is stopped at the first seat and taken back.
+
+The seats are containers that boot what netboot says (`e2e.netbooted`): gw's netboot and rollout service, heartbeats,
+restarts and the versions' own units are real.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder import image
+from builder.image import Shop
+from e2e import netbooted, published, topology
+from e2e.lab import Lab
+from e2e.pool import Labs
+from netboot.client import Netboot
+from netboot.schema import Seat
+from services.common.progress import Progress
+from services.common.versions import Ref
+from services.rollout.client import RolloutClient
+from services.rollout.schema import OVER, Phase, Plan, Rollout
+
+pytestmark = pytest.mark.images
+
+BROKEN = "broken.service"
+SEATS = ("pas-r01p01", "pas-r01p02", "pas-r01p03", "pas-r01p04")
+SECONDS = 300.0
+_ROOT = "images/nfsroot/mkosi.extra"
+_UNIT = "[Unit]\nDescription=What fails\n[Service]\nType=oneshot\nExecStart=/usr/bin/false\n"
+
+
+def build(shop: Shop, root: Path, files: dict[str, str]) -> Ref:
+    """A version of nfsroot: this checkout with some files more."""
+    ignored = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", ".hypothesis")
+    shutil.copytree(shop.root, root, symlinks=True, ignore=ignored)
+    for name, text in files.items():
+        file = root / _ROOT / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    before = shop.store.current("nfsroot")
+    built = image.build(Shop.open(shop.settings, Progress(quiet=True), root=root), "nfsroot")
+    if before is not None:
+        shop.store.set_current(before)
+    return built.ref
+
+
+@pytest.fixture(scope="module")
+def good(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Ref:
+    root = tmp_path_factory.mktemp("good") / "checkout"
+    return build(shop, root, {"etc/backline/new": "the new version\n"})
+
+
+@pytest.fixture(scope="module")
+def bad(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Ref:
+    root = tmp_path_factory.mktemp("bad") / "checkout"
+    wanted = f"[Unit]\nWants={BROKEN}\n"
+    files = {
+        f"usr/lib/systemd/system/{BROKEN}": _UNIT,
+        "usr/lib/systemd/system/multi-user.target.d/50-broken.conf": wanted,
+    }
+    return build(shop, root, files)
+
+
+@pytest.fixture(scope="module")
+def lab(labs: Labs) -> Iterator[Lab]:
+    labs.close()
+    with Lab(topology.hall(seats=len(SEATS)), settings=labs.settings, netboot=True, name="rollout") as made:
+        for name in SEATS:
+            node = made[name]
+            node.ask = lambda node=node: netbooted.boot(made, node)
+            node.credentials |= netbooted.credentials()
+        made.start(seconds=180)
+        yield made
+
+
+@contextlib.contextmanager
+def clients(lab: Lab) -> Iterator[tuple[Netboot, RolloutClient]]:
+    gw = lab["gw"]
+    with Netboot(gw.service("netboot")) as netboot, RolloutClient(gw.service("rollout")) as rollout:
+        yield netboot, rollout
+
+
+def offer(lab: Lab, ref: Ref) -> str:
+    """Make a version known to netboot and held by the lab's root file servers, as publishing does."""
+    assert lab.netboot is not None
+    plan = published.plan(lab.roots.store, ref, lab.netboot.holders)
+    with clients(lab) as (netboot, _):
+        netboot.add_version(published.version(plan))
+        for number in plan.holders:
+            netboot.hold(number, ref.version)
+    return ref.version
+
+
+def seats(lab: Lab) -> dict[str, Seat]:
+    with clients(lab) as (netboot, _):
+        return {each.hostname: each for each in netboot.seats("stable").seats if each.hostname in SEATS}
+
+
+def over(lab: Lab, id: int) -> Rollout:
+    with clients(lab) as (_, rollout):
+        lab["gw"].wait_until("the end of the rollout", lambda: rollout.rollout(id).phase in OVER, seconds=SECONDS)
+        return rollout.rollout(id)
+
+
+def pointer(lab: Lab) -> tuple[str | None, bool]:
+    with clients(lab) as (netboot, _):
+        (channel,) = [each for each in netboot.channels().channels if each.name == "stable"]
+        return channel.current, channel.committed
+
+
+def test_seats_beat_and_have_leases(lab: Lab) -> None:
+    assert lab.netboot is not None
+    version = lab.netboot.ref.version
+    lab["gw"].wait_until("heartbeats", lambda: all(each.up for each in seats(lab).values()), seconds=60)
+    lab["gw"].wait_until(
+        "seats that are well",
+        lambda: {each.health.state for each in seats(lab).values() if each.health} == {"running"},
+        seconds=60,
+    )
+    assert {each.version for each in seats(lab).values()} == {version}
+    with clients(lab) as (netboot, _):
+        leases = {each.hostname: each.version for each in netboot.leases().leases}
+    assert leases == dict.fromkeys(SEATS, version)
+
+
+def test_a_version_with_a_failing_unit_is_stopped_at_the_first_seat_and_taken_back(lab: Lab, bad: Ref) -> None:
+    assert lab.netboot is not None
+    version, starts = offer(lab, bad), {name: lab[name].starts for name in SEATS}
+    lab[SEATS[0]].allowed_failures.add(BROKEN)
+    with clients(lab) as (netboot, rollout):
+        found = over(lab, rollout.start(Plan(version=version, settle=5, within=120)).id)
+        assert (found.phase, found.ring) == (Phase.REVERTED, 0), found.events
+        assert found.why == f"ring 1 (seat): {SEATS[0]}: {BROKEN} failed"
+        assert [each.version for each in netboot.quarantines().quarantines] == [version]
+    assert pointer(lab) == (lab.netboot.ref.version, True)
+    assert {name: lab[name].starts - starts[name] for name in SEATS} == {SEATS[0]: 2} | dict.fromkeys(SEATS[1:], 0)
+    assert {lab[name].booted["version"] for name in SEATS} == {lab.netboot.ref.version}
+
+
+def test_a_good_version_goes_from_ring_to_ring_through_a_restart_of_gws_services(lab: Lab, good: Ref) -> None:
+    """And never to the seat where somebody is logged in."""
+    gw, busy = lab["gw"], lab[SEATS[3]]
+    busy.succeeds("systemd-run", "--unit=somebody", "-p", "PAMName=login", "-p", "User=root", "sleep", "infinity")
+    gw.wait_until("somebody at a seat", lambda: seats(lab)[SEATS[3]].user is not None, seconds=60)
+    version = offer(lab, good)
+    with clients(lab) as (_, rollout):
+        id = rollout.start(Plan(version=version, settle=5, within=180, why="new compilers")).id
+        gw.wait_until("the second ring", lambda: rollout.rollout(id).ring >= 1, seconds=SECONDS)
+    gw.succeeds("systemctl", "kill", "--signal=KILL", "backline-rollout.service", "backline-netboot.service")
+    found = over(lab, id)
+    assert found.phase is Phase.DONE, found.events
+    assert pointer(lab) == (version, True)
+    assert {name: lab[name].booted["version"] == version for name in SEATS} == {
+        **dict.fromkeys(SEATS[:3], True),
+        SEATS[3]: False,
+    }
+    assert lab[SEATS[0]].succeeds("cat", "/etc/backline/new") == "the new version"
+    busy.succeeds("systemctl", "stop", "somebody.service")
