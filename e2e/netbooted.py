@@ -80,7 +80,6 @@ def credentials() -> Credentials:
     """What a seat needs to do what its initrd would have done."""
     unit = """[Unit]
 Description=Claim this boot's credentials, as the initrd of a real seat does
-DefaultDependencies=no
 After=systemd-networkd.service
 Before=backline-seat-report.service backline-seat-heartbeat.service
 [Service]

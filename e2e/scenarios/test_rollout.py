@@ -89,6 +89,7 @@ def offer(lab: Lab, ref: Ref) -> str:
     """Make a version known to netboot and held by the lab's root file servers, as publishing does."""
     assert lab.netboot is not None
     plan = published.plan(lab.roots.store, ref, lab.netboot.holders)
+    lab.roots.mount(ref)
     with clients(lab) as (netboot, _):
         netboot.add_version(published.version(plan))
         for number in plan.holders:
@@ -145,7 +146,8 @@ def test_a_version_with_a_failing_unit_is_stopped_at_the_first_seat_and_taken_ba
 def test_a_good_version_goes_from_ring_to_ring_through_a_restart_of_gws_services(lab: Lab, good: Ref) -> None:
     """And never to the seat where somebody is logged in."""
     gw, busy = lab["gw"], lab[SEATS[3]]
-    busy.succeeds("systemd-run", "--unit=somebody", "-p", "PAMName=login", "-p", "User=root", "sleep", "infinity")
+    session = ["--unit=somebody", "--property=PAMName=login", "--property=User=root", "--setenv=XDG_SESSION_CLASS=user"]
+    busy.succeeds("systemd-run", *session, "sleep", "infinity")
     gw.wait_until("somebody at a seat", lambda: seats(lab)[SEATS[3]].user is not None, seconds=60)
     version = offer(lab, good)
     with clients(lab) as (_, rollout):
