@@ -3,7 +3,7 @@
 `caller_of(request)` says who it is, `require(request, ...)` refuses who may not. A caller is known by one of these:
 
 - on a unix socket, by the kernel's word (`services.common.peer`): root, the service's own user, members of groups;
-- through the hall's nginx, by a client certificate of the hall's CA, which nginx has verified: a host and its scopes;
+- by a client certificate of the hall's CA, which the hall's nginx, or our own TLS, has verified: a host and its scopes;
 - by a token, as `Authorization: Bearer` or, for sessions of browsers, as a cookie (`services.common.tokens`).
 
 Promises: who shows nothing is anonymous, who shows something bad, foreign or expired is refused, whatever else he might
@@ -26,7 +26,7 @@ from starlette.requests import HTTPConnection
 from services.common.access_settings import AccessSettings
 from services.common.administrators import Directory
 from services.common.errors import AccessError
-from services.common.peer import Peer, group_ids, peer_of
+from services.common.peer import Peer, certificate_of, group_ids, peer_of
 from services.common.tokens import Claims, Kind, Tokens
 
 LOCAL = "local"
@@ -113,7 +113,10 @@ class Access:
         """How the request got here. Raises AccessError: `auth.malformed`, `auth.certificate`."""
         peer = peer_of(request)
         if peer is None:
-            return Hop(None, request.client.host if request.client else "", secure=False)
+            origin = request.client.host if request.client else ""
+            subject = certificate_of(request)
+            shown = None if subject is None else _by_certificate(subject, origin)
+            return Hop(None, origin, secure=request.scope.get("scheme") == "https", certificate=shown)
         if not self._is_proxy(peer):
             return Hop(peer, LOCAL, secure=True)
         try:

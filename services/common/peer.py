@@ -1,8 +1,9 @@
 """Who is on the other end of a connection, and how long it may keep us waiting.
 
 uvicorn shows an application neither the socket nor the kernel's word on the caller. `PeerProtocol` is its HTTP/1.1
-protocol with three things added, all at the connection, before the first byte is believed:
+protocol with four things added, all at the connection, before the first byte is believed:
 
+- with TLS, the subject of the certificate that the caller has shown, which OpenSSL has verified: `certificate_of`.
 - on a unix socket, the caller's credentials (SO_PEERCRED and SO_PEERGROUPS, unix(7)) become `peer_of(request)`. They
   are the kernel's, taken when the caller connected; no header can change them. On TCP `peer_of` is None.
 - a request line and headers that are not there within `HEADER_SECONDS` end the connection.
@@ -15,7 +16,7 @@ import asyncio
 import grp
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -27,6 +28,8 @@ from uvicorn.server import ServerState
 HEADER_SECONDS = 10.0
 MAX_TCP = 256
 _KEY = "backline.peer"
+_CERTIFICATE = "backline.certificate"
+_SHORT = {"commonName": "CN", "organizationalUnitName": "OU"}
 _SO_PEERGROUPS = getattr(socket, "SO_PEERGROUPS", 59)  # asm-generic/socket.h, since Linux 4.13
 
 
@@ -47,6 +50,20 @@ def peer_of(request: HTTPConnection) -> Peer | None:
     """The caller on a unix socket, or None over TCP."""
     peer = request.scope.get("state", {}).get(_KEY)
     return peer if isinstance(peer, Peer) else None
+
+
+def certificate_of(request: HTTPConnection) -> str | None:
+    """The subject of the caller's certificate, as in `CN=rhfs1,OU=host`; None where our own TLS has seen none."""
+    subject = request.scope.get("state", {}).get(_CERTIFICATE)
+    return subject if isinstance(subject, str) else None
+
+
+def subject_text(certificate: Mapping[str, Any] | None) -> str | None:
+    """The subject of `ssl.SSLSocket.getpeercert()`, its attributes by their short names where we have one for them."""
+    if not certificate:
+        return None
+    parts = [(key, value) for names in certificate.get("subject", ()) for key, value in names]
+    return ",".join(f"{_SHORT.get(key, key)}={value}" for key, value in parts)
 
 
 def group_ids(names: Sequence[str]) -> list[int]:
@@ -90,8 +107,10 @@ class PeerProtocol(H11Protocol):
         super().connection_made(transport)
         connection = transport.get_extra_info("socket")
         peer = None if connection is None else credentials(connection)
+        tls = transport.get_extra_info("ssl_object")
+        subject = None if tls is None else subject_text(tls.getpeercert())
         # uvicorn copies app_state into the scope of each request: a copy of our own is this connection's state.
-        self.app_state = {**self.app_state, _KEY: peer}
+        self.app_state = {**self.app_state, _KEY: peer, _CERTIFICATE: subject}
         self._over_tcp = peer is None
         others = (other for other in self.connections if isinstance(other, PeerProtocol) and other is not self)
         if self._over_tcp and sum(other._over_tcp for other in others) >= MAX_TCP:

@@ -37,6 +37,8 @@ STATUS: Mapping[str | Exit, int] = {
     "bus.denied": 403,
     "bus": 503,
     "conflict": 409,
+    "generation.match": 428,
+    "generation.stale": 412,
     "http.bad-gateway": 502,
     "http.conflict": 409,
     "http.content-too-large": 413,
@@ -100,7 +102,7 @@ def exit_for(status: int) -> Exit:
     """The exit code of a command that was answered with `status`."""
     if status in (404, 410, 502, 503, 504):
         return Exit.MISSING
-    if status in (409, 423, 429):
+    if status in (409, 412, 423, 429):
         return Exit.BUSY
     if status in (401, 403):
         return Exit.HOST

@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import socket
+import ssl
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ GRACE_SECONDS = 10
 KEEP_ALIVE_SECONDS = 30
 BACKLOG = 512
 BEAT_SECONDS = 1.0
+HANDSHAKE_SECONDS = 10.0
+TLS_LISTENER = "tls"
+"""FileDescriptorName= of sockets that speak TLS."""
 _STOPPING = "backline.stopping"
 _HOST = re.compile(r"\[(?P<six>[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?)\]|(?P<name>[A-Za-z0-9._-]+)")
 
@@ -137,11 +141,29 @@ def _tcp(address: TcpAddress) -> socket.socket:
     return listener
 
 
+@dataclass(frozen=True)
+class Secured:
+    """Listeners that speak TLS. Without a context they close every connection: it is not to be left hanging."""
+
+    sockets: Sequence[socket.socket]
+    context: ssl.SSLContext | None
+
+
+class _Closing(asyncio.Protocol):
+    """Who connects is turned away."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
 class Server(uvicorn.Server):
     """uvicorn's server that reports to the service manager and leaves with exit code 0."""
 
-    def __init__(self, config: uvicorn.Config, *, notifier: Notifier, metrics: Metrics) -> None:
+    def __init__(
+        self, config: uvicorn.Config, *, notifier: Notifier, metrics: Metrics, secured: Secured | None = None
+    ) -> None:
         super().__init__(config)
+        self.secured = secured
         self.notifier = notifier
         self.metrics = metrics
         self.stopping = asyncio.Event()
@@ -151,8 +173,29 @@ class Server(uvicorn.Server):
         self.lifespan.state[_STOPPING] = self.stopping
         await super().startup(sockets=sockets)
         if self.started:
+            await self._listen_securely()
             self._beats = asyncio.create_task(self._beat())
             self.notifier.send(READY=1, STATUS="serving")
+
+    async def _listen_securely(self) -> None:
+        """Serve on the listeners that speak TLS; uvicorn would have all speak it, or none."""
+        if self.secured is None:
+            return
+        loop = asyncio.get_running_loop()
+
+        def protocol() -> asyncio.Protocol:
+            if self.secured is None or self.secured.context is None:
+                return _Closing()
+            return PeerProtocol(self.config, self.server_state, self.lifespan.state)
+
+        for listener in self.secured.sockets:
+            tls = self.secured.context
+            seconds = HANDSHAKE_SECONDS if tls is not None else None
+            self.servers.append(
+                await loop.create_server(
+                    protocol, sock=listener, ssl=tls, backlog=BACKLOG, ssl_handshake_timeout=seconds
+                )
+            )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.notifier.send(STOPPING=1, STATUS="finishing requests")
@@ -194,8 +237,11 @@ async def serve_on(
     *,
     grace_seconds: int = GRACE_SECONDS,
     stop: asyncio.Event | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """Serve on sockets that are listening already, until a signal, or until `stop` is set.
+
+    Those named `TLS_LISTENER` speak `tls`, or nothing at all without it.
 
     Raises the BacklineError of the lifespan, or HostError("serve.start").
     """
@@ -213,7 +259,8 @@ async def serve_on(
         timeout_graceful_shutdown=grace_seconds,
         backlog=BACKLOG,
     )
-    server = Server(config, notifier=notifier, metrics=app.metrics)
+    secured = Secured([each.socket for each in listeners if each.name == TLS_LISTENER], tls)
+    server = Server(config, notifier=notifier, metrics=app.metrics, secured=secured)
 
     async def watch(event: asyncio.Event) -> None:
         await event.wait()
@@ -221,7 +268,7 @@ async def serve_on(
 
     watching = asyncio.create_task(watch(stop or asyncio.Event()))
     try:
-        await server.serve(sockets=[each.socket for each in listeners])
+        await server.serve(sockets=[each.socket for each in listeners if each.name != TLS_LISTENER])
     except SystemExit as error:  # how uvicorn says that it did not start
         raise app.startup_error or HostError("serve.start", "the service did not start, see its log") from error
     finally:
@@ -229,7 +276,12 @@ async def serve_on(
 
 
 def serve(
-    app: Application, *, listen: Sequence[str] = (), mode: int = 0o660, grace_seconds: int = GRACE_SECONDS
+    app: Application,
+    *,
+    listen: Sequence[str] = (),
+    mode: int = 0o660,
+    grace_seconds: int = GRACE_SECONDS,
+    tls: ssl.SSLContext | None = None,
 ) -> int:
     """Run `app` until SIGTERM, and return the exit code. What the service manager passed wins over `listen`.
 
@@ -249,7 +301,7 @@ def serve(
             listeners = stack.enter_context(listening([parse_address(text) for text in listen], mode=mode))
         for each in listeners:
             logger.info("listening on %s (%s)", _shown(each.socket), each.name)
-        asyncio.run(serve_on(app, listeners, notifier, grace_seconds=grace_seconds))
+        asyncio.run(serve_on(app, listeners, notifier, grace_seconds=grace_seconds, tls=tls))
     return int(Exit.OK)
 
 

@@ -1,4 +1,7 @@
-"""TLS of our clients: whom they believe, and who they say they are. The servers' side is nginx's."""
+"""TLS of our clients: whom they believe, and who they say they are.
+
+The servers' side is nginx's on gw, the one edge of its services, and `server_context` for a service of every host.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,24 @@ def client_context(settings: TlsSettings | None = None) -> ssl.SSLContext:
     except (OSError, ssl.SSLError) as error:
         files = ", ".join(str(file) for file in (ca, settings.certificate, settings.key) if file is not None)
         raise InputError("tls.files", f"cannot use {files}: {error}", hint="PEM files, and a key that fits") from error
+    return context
+
+
+def server_context(certificate: Path, ca: Path) -> ssl.SSLContext:
+    """A context that shows `certificate` (with its key, PEM), and talks only to who shows one of `ca` for calling.
+
+    Raises InputError("tls.files").
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = ssl.CERT_REQUIRED
+    try:
+        context.load_cert_chain(certificate, password=_no_passphrase)
+        context.load_verify_locations(ca)
+    except (OSError, ssl.SSLError) as error:
+        raise InputError(
+            "tls.files", f"cannot serve with {certificate} and {ca}: {error}", hint="PEM files, and a key that fits"
+        ) from error
     return context
 
 

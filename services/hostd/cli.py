@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import msgspec
 
     from services.hostd.client import Hostd
+    from services.hostd.schema import Journal, Units
 
 SUMMARY = "what runs on a host: image version, units, journals"
 
@@ -26,6 +27,13 @@ def parser(prog: str) -> argparse.ArgumentParser:
     serve.add_argument("--listen", action="append", default=[], metavar="ADDRESS", help="unix:/path or host:port")
     serve.add_argument("--config", type=Path, metavar="FILE", help="settings; /etc/backline/hostd.toml when it exists")
     serve.set_defaults(run=_serve)
+
+    supervise = commands.add_parser("supervise", help="run the supervisor, which changes the host (systemd does)")
+    supervise.add_argument("--listen", action="append", default=[], metavar="ADDRESS", help="unix:/path or host:port")
+    supervise.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings; /etc/backline/supervisor.toml when it exists"
+    )
+    supervise.set_defaults(run=_supervise)
 
     asking = argparse.ArgumentParser(add_help=False)
     asking.add_argument("--address", metavar="ADDRESS", help="unix:/path or http://host:port of another hostd")
@@ -72,6 +80,29 @@ def _serve(arguments: argparse.Namespace) -> int:
     return serve(app, listen=arguments.listen, mode=0o666, grace_seconds=settings.grace_seconds)
 
 
+def _supervise(arguments: argparse.Namespace) -> int:
+    from services.common.identity import read_identity
+    from services.common.serve import serve
+    from services.common.settings import read
+    from services.hostd.supervisor_app import make_supervisor_app
+    from services.hostd.supervisor_parts import make_store, make_supervisor, tls_of_this_host
+    from services.hostd.supervisor_schema import Settings
+
+    settings = read(Settings, section="supervisor", file=arguments.config)
+    identity = read_identity()
+    app = make_supervisor_app(
+        make_supervisor(settings), make_store(settings, identity), idle_seconds=settings.idle_seconds, identity=identity
+    )
+    # Only root gets anything; who else connects is told so, instead of being refused without a word.
+    return serve(
+        app,
+        listen=arguments.listen,
+        mode=0o666,
+        grace_seconds=settings.grace_seconds,
+        tls=tls_of_this_host(settings.ca),
+    )
+
+
 def _client(arguments: argparse.Namespace) -> Hostd:
     from services.hostd.client import SOCKET, Hostd
 
@@ -99,10 +130,15 @@ def _units(arguments: argparse.Namespace) -> int:
         found = client.units(state=arguments.state, match=arguments.pattern)
     if arguments.json:
         return _print_json(found)
+    print_units(found)
+    return int(Exit.OK)
+
+
+def print_units(found: Units) -> None:
+    """One unit a line."""
     width = max((len(unit.name) for unit in found.units), default=0)
     for unit in found.units:
         print(f"{unit.name:<{width}}  {unit.active:<12} {unit.sub:<12} {printable(unit.description)}")
-    return int(Exit.OK)
 
 
 def _journal(arguments: argparse.Namespace) -> int:
@@ -110,10 +146,15 @@ def _journal(arguments: argparse.Namespace) -> int:
         journal = client.journal(arguments.unit, lines=arguments.lines)
     if arguments.json:
         return _print_json(journal)
+    print_journal(journal)
+    return int(Exit.OK)
+
+
+def print_journal(journal: Journal) -> None:
+    """One entry a line, without what could steer a terminal."""
     for entry in journal.entries:
         moment = datetime.fromtimestamp(entry.time, UTC).astimezone().isoformat(sep=" ", timespec="milliseconds")
         source = printable(entry.identifier or journal.unit)
         process = f"[{entry.pid}]" if entry.pid is not None else ""
         message = "(too long to show)" if entry.message is None else printable(entry.message)
         print(f"{moment} {source}{process}: {message}")
-    return int(Exit.OK)

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from services.common.bus.fake import FakeSystemd
 from services.common.bus.model import UnitDetails, unit_from_path, unit_to_path
 from services.common.process import running, spawn
 
@@ -68,8 +69,9 @@ class SystemdOnBus:
     It cannot be a thread of the test: pystemd holds the interpreter's lock while it waits for an answer.
     """
 
-    def __init__(self, address: str, units: list[UnitDetails]) -> None:
-        self._argv = [sys.executable, "-m", "tests.common.bus_rig", address, msgspec.json.encode(units).decode()]
+    def __init__(self, address: str, units: list[UnitDetails], *, folder: Path | None = None) -> None:
+        known = msgspec.json.encode(units).decode()
+        self._argv = [sys.executable, "-m", "tests.common.bus_rig", address, known, str(folder or "")]
 
     def __enter__(self) -> SystemdOnBus:
         with contextlib.ExitStack() as stack:
@@ -108,20 +110,43 @@ class SystemdOnBus:
         """The member and arguments of every call so far."""
         return [(member, body) for member, body in self._tell("calls")]
 
+    def hang_jobs(self) -> None:
+        """Jobs do not end until they are cancelled."""
+        self._tell("hang")
+
+    def fall_over(self, name: str) -> None:
+        """A unit that is started fails at once, although its job is done."""
+        self._tell("fall", name)
+
     def reset(self) -> None:
         """As it was at first."""
         self._tell("reset")
 
 
-class Systemd:
-    """The object in the process of `SystemdOnBus`."""
+_AFTER = {
+    "StartUnit": ("active", "running"),
+    "RestartUnit": ("active", "running"),
+    "StopUnit": ("inactive", "dead"),
+}
 
-    def __init__(self, address: str, units: list[UnitDetails]) -> None:
-        self.units = {unit.name: unit for unit in units}
+
+class Systemd:
+    """The object in the process of `SystemdOnBus`. Its state is a `FakeSystemd`, which reads unit files in a folder."""
+
+    def __init__(self, address: str, units: list[UnitDetails], folder: Path | None) -> None:
+        self.first, self.folder = units, folder
         self.address = address
         self.reset()
 
+    @property
+    def units(self) -> dict[str, UnitDetails]:
+        return self.state.units
+
     def reset(self) -> None:
+        self.state = FakeSystemd(self.first, folder=self.folder)
+        self.hang = False
+        self.falls = ""
+        self.hanging: dict[int, str] = {}
         self.calls: list[tuple[str, list[Any]]] = []
         self.deny = False
         self.job_result = "done"
@@ -156,6 +181,10 @@ class Systemd:
                 self.deny = True
             case "result":
                 self.job_result = arguments[0]
+            case "hang":
+                self.hang = True
+            case "fall":
+                self.falls = arguments[0]
             case "reset":
                 self.reset()
             case "calls":
@@ -174,7 +203,14 @@ class Systemd:
             "StartUnit": self._job,
             "StopUnit": self._job,
             "RestartUnit": self._job,
+            "ReloadUnit": self._job,
             "StartTransientUnit": self._job,
+            "CancelJob": self._cancel,
+            "Reload": self._reload,
+            "EnableUnitFiles": self._enable,
+            "DisableUnitFiles": self._enable,
+            "GetAll": self._get_all,
+            "SetUnitProperties": self._set_properties,
         }
         return answers[message.member or ""](message)
 
@@ -205,8 +241,47 @@ class Systemd:
                 "MainPID": Variant("u", unit.main_pid),
                 "NRestarts": Variant("u", unit.restarts),
                 "Result": Variant("s", unit.result),
+                "FragmentPath": Variant("s", unit.fragment),
             }[key]
         return Message.new_method_return(message, "v", [value])
+
+    def _get_all(self, message: Message) -> Message:
+        unit = self.units.get(unit_from_path(message.path or "") or "")
+        values = {"LoadState": Variant("s", "not-found" if unit is None else unit.load)}
+        if unit is not None:
+            values |= {"Id": Variant("s", unit.name), "After": Variant("as", ["basic.target"])}
+        return Message.new_method_return(message, "a{sv}", [values])
+
+    def _set_properties(self, message: Message) -> Message:
+        if message.body[0] not in self.units:
+            return Message.new_error(message, f"{SYSTEMD}.NoSuchUnit", f"Unit {message.body[0]} not found.")
+        return Message.new_method_return(message)
+
+    def _reload(self, message: Message) -> Message:
+        self.state.reload_manager()
+        return Message.new_method_return(message)
+
+    def _enable(self, message: Message) -> Message:
+        (name,) = message.body[0]
+        if name not in self.units:
+            return Message.new_error(message, f"{SYSTEMD}.NoSuchUnit", f"Unit {name} not found.")
+        if message.member == "EnableUnitFiles":
+            self.state.enable(name)
+            return Message.new_method_return(message, "ba(sss)", [True, []])
+        self.state.disable(name)
+        return Message.new_method_return(message, "a(sss)", [[]])
+
+    def _cancel(self, message: Message) -> Message:
+        number = message.body[0]
+        if number not in self.hanging:
+            return Message.new_error(message, f"{SYSTEMD}.NoSuchJob", f"Job {number} does not exist.")
+        self.bus.send(Message.new_method_return(message))
+        self._ended(number, self.hanging.pop(number), "canceled")
+        return True  # type: ignore[return-value]
+
+    def _ended(self, number: int, name: str, result: str) -> None:
+        body = [number, f"{MANAGER_PATH}/job/{number}", name, result]
+        self.bus.send(Message.new_signal(MANAGER_PATH, f"{SYSTEMD}.Manager", "JobRemoved", "uoss", body))
 
     def _job(self, message: Message) -> Message:
         name = message.body[0]
@@ -216,9 +291,14 @@ class Systemd:
             return Message.new_error(message, f"{SYSTEMD}.NoSuchUnit", f"Unit {name} not found.")
         self.jobs += 1
         path = f"{MANAGER_PATH}/job/{self.jobs}"
-        body = [self.jobs, path, name, self.job_result]
         self.bus.send(Message.new_method_return(message, "o", [path]))
-        self.bus.send(Message.new_signal(MANAGER_PATH, f"{SYSTEMD}.Manager", "JobRemoved", "uoss", body))
+        if self.hang:
+            self.hanging[self.jobs] = name
+            return True  # type: ignore[return-value]
+        if self.job_result == "done" and name in self.units and message.member in _AFTER:
+            active, sub = ("failed", "failed") if name == self.falls else _AFTER[message.member]
+            self.units[name] = msgspec.structs.replace(self.units[name], active=active, sub=sub)
+        self._ended(self.jobs, name, self.job_result)
         return True  # type: ignore[return-value]  # dbus-next: handled, the answer is sent already
 
 
@@ -237,4 +317,5 @@ async def spoof_to_everybody(address: str, body: list[Any]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(Systemd(sys.argv[1], msgspec.json.decode(sys.argv[2], type=list[UnitDetails])).run())
+    known = msgspec.json.decode(sys.argv[2], type=list[UnitDetails])
+    asyncio.run(Systemd(sys.argv[1], known, Path(sys.argv[3]) if sys.argv[3] else None).run())

@@ -1,7 +1,8 @@
 """A systemd in memory, for tests of what talks to one. What it can do wrong is named: `Fault`.
 
 It behaves as the real one does where services rely on it: jobs end by themselves, results come as JobRemoved, a unit
-that does not exist is MissingError, changes are announced to whoever has subscribed.
+that does not exist is MissingError, changes are announced to whoever has subscribed. With a `folder`, unit files there
+are loaded by `reload_manager`, and units whose file is gone are forgotten.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import contextlib
 import fnmatch
 import itertools
 import threading
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from enum import Enum, auto
+from pathlib import Path
 
 import msgspec
 
@@ -20,11 +22,13 @@ from services.common.bus.model import (
     BusError,
     Event,
     JobRemoved,
+    PropertyValue,
     Resync,
     TransientService,
     UnitChanged,
     UnitDetails,
     UnitStatus,
+    is_unit_name,
 )
 from services.common.errors import BusyError, MissingError
 
@@ -41,8 +45,12 @@ class Fault(Enum):
 class FakeSystemd:
     """Implements `model.Manager` and `model.Events`."""
 
-    def __init__(self, units: Iterable[UnitDetails] = ()) -> None:
+    def __init__(self, units: Iterable[UnitDetails] = (), *, folder: Path | None = None) -> None:
         self.units = {unit.name: unit for unit in units}
+        self.folder = folder
+        self.cancelled: list[str] = []
+        self.reloads = 0
+        self._set: dict[str, dict[str, PropertyValue]] = {}
         self.faults: set[Fault] = set()
         self._lock = threading.Lock()
         self._jobs = itertools.count(1)
@@ -80,6 +88,11 @@ class FakeSystemd:
         """Restart it: active, running."""
         return self._job(name, "active", "running")
 
+    def reload(self, name: str, *, mode: str = "replace") -> str:  # noqa: ARG002
+        """Reload it: nothing changes."""
+        unit = self.unit(name)
+        return self._job(name, unit.active, unit.sub)
+
     def start_transient(self, service: TransientService, *, mode: str = "fail") -> str:  # noqa: ARG002
         """Add a unit and start it."""
         self._reachable()
@@ -88,6 +101,51 @@ class FakeSystemd:
                 raise BusyError("unit.exists", f"unit {service.name} exists")
             self.units[service.name] = make_unit(service.name, service.description, active="inactive", sub="dead")
         return self._job(service.name, "active", "running")
+
+    def cancel(self, job: str) -> None:
+        """End a job that hangs."""
+        self._reachable()
+        self.cancelled.append(job)
+        self._announce(JobRemoved(job, "", "canceled"))
+
+    def reload_manager(self) -> None:
+        """Load the unit files of the folder."""
+        self._changing()
+        self.reloads += 1
+        if self.folder is None:
+            return
+        files = {path.name: path for path in self.folder.iterdir() if path.is_file() and is_unit_name(path.name)}
+        with self._lock:
+            for name, path in files.items():
+                seen = self.units.get(name, make_unit(name, active="inactive", sub="dead"))
+                installable = "[Install]" in path.read_text()
+                state = seen.file_state if name in self.units else "disabled"
+                state = state if installable else "static"
+                self.units[name] = msgspec.structs.replace(
+                    seen, load="loaded", fragment=str(path), file_state=state or "disabled"
+                )
+            for name, unit in list(self.units.items()):
+                if unit.fragment.startswith(f"{self.folder}/") and name not in files:
+                    del self.units[name]
+
+    def enable(self, name: str) -> None:
+        """Enabled from now on."""
+        self._file_state(name, "enabled")
+
+    def disable(self, name: str) -> None:
+        """Disabled from now on."""
+        self._file_state(name, "disabled")
+
+    def properties(self, name: str) -> dict[str, object]:
+        """A few, and what was set."""
+        unit = self.unit(name)
+        return {"Id": unit.name, "ActiveState": unit.active, "LoadState": unit.load, **self._set.get(name, {})}
+
+    def set_properties(self, name: str, properties: Mapping[str, PropertyValue]) -> None:
+        """Kept as they are."""
+        self.unit(name)
+        self._changing()
+        self._set.setdefault(name, {}).update(properties)
 
     @contextlib.asynccontextmanager
     async def subscribe(self) -> AsyncIterator[AsyncIterator[Event]]:
@@ -119,8 +177,7 @@ class FakeSystemd:
 
     def _job(self, name: str, active: str, sub: str) -> str:
         self.unit(name)
-        if Fault.DENIED in self.faults:
-            raise BusError("bus.denied", "systemd refused: access denied")
+        self._changing()
         path = f"/org/freedesktop/systemd1/job/{next(self._jobs)}"
         if Fault.JOBS_HANG in self.faults:
             return path
@@ -128,6 +185,17 @@ class FakeSystemd:
         self.set_state(name, "failed" if failed else active, "failed" if failed else sub)
         self._announce(JobRemoved(path, name, "failed" if failed else "done"))
         return path
+
+    def _file_state(self, name: str, state: str) -> None:
+        unit = self.unit(name)
+        self._changing()
+        with self._lock:
+            self.units[name] = msgspec.structs.replace(unit, file_state=state)
+
+    def _changing(self) -> None:
+        self._reachable()
+        if Fault.DENIED in self.faults:
+            raise BusError("bus.denied", "systemd refused: access denied")
 
     def _reachable(self) -> None:
         if Fault.UNREACHABLE in self.faults:

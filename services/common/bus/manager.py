@@ -42,9 +42,13 @@ from services.common.errors import BacklineError, BusyError, MissingError, Usage
 _DESTINATION = b"org.freedesktop.systemd1"
 _PATH = b"/org/freedesktop/systemd1"
 _MANAGER = b"org.freedesktop.systemd1.Manager"
+_PROPERTIES = b"org.freedesktop.DBus.Properties"
 _UNIT = b"org.freedesktop.systemd1.Unit"
 _SERVICE = b"org.freedesktop.systemd1.Service"
 _DENIED = (DBusAccessDeniedError, DBusAuthFailedError, DBusInteractiveAuthorizationRequiredError)
+# Properties that pystemd's table has not; all of type t (org.freedesktop.systemd1(5)).
+for _name in (b"CPUWeight", b"StartupCPUWeight", b"IOWeight", b"StartupIOWeight", b"MemoryMin"):
+    KNOWN_UNIT_SIGNATURES.setdefault(_name, b"t")
 _UNREACHABLE = "Could not open a bus to DBus"
 
 
@@ -98,6 +102,7 @@ class SystemdManager:
                 main_pid=cast(int, process.get("main_pid", 0)),
                 result=cast(str, process.get("result", "")),
                 restarts=cast(int, process.get("restarts", 0)),
+                fragment=text(b"FragmentPath"),
             )
 
     def start(self, name: str, *, mode: str = "replace") -> str:
@@ -112,6 +117,10 @@ class SystemdManager:
         """Enqueue a restart."""
         return self._job(b"RestartUnit", name, mode)
 
+    def reload(self, name: str, *, mode: str = "replace") -> str:
+        """Enqueue a reload."""
+        return self._job(b"ReloadUnit", name, mode)
+
     def start_transient(self, service: TransientService, *, mode: str = "fail") -> str:
         """Create and start a transient service."""
         properties = transient_properties(service)
@@ -119,6 +128,48 @@ class SystemdManager:
         arguments += [*signature_array(properties), (ord(b"a"), b"(sa(sv))"), (-1, None)]
         with self._bus(service.name) as bus:
             return _text(cast(bytes, _call(bus, b"StartTransientUnit", arguments)))
+
+    def cancel(self, job: str) -> None:
+        """Cancel a job, unless it has ended."""
+        number = job.rpartition("/")[2]
+        with self._bus() as bus:
+            try:
+                _call(bus, b"CancelJob", _arguments(b"u", [int(number)]))
+            except DBusBaseError as error:
+                if "does not exist" not in _words(error):  # NoSuchJob has no class of its own in pystemd
+                    raise
+
+    def reload_manager(self) -> None:
+        """daemon-reload."""
+        with self._bus() as bus:
+            _call(bus, b"Reload", [])
+
+    def enable(self, name: str) -> None:
+        """Make the unit's links, for good, without taking a name away from another unit."""
+        with self._bus(name) as bus:
+            _call(bus, b"EnableUnitFiles", _arguments(b"asbb", [[name.encode()], False, False]))
+
+    def disable(self, name: str) -> None:
+        """Remove the links that lead to the unit."""
+        with self._bus(name) as bus:
+            _call(bus, b"DisableUnitFiles", _arguments(b"asb", [[name.encode()], False]))
+
+    def properties(self, name: str) -> dict[str, object]:
+        """Every property of a unit."""
+        with self._bus(name) as bus:
+            path = cast(bytes, _call(bus, b"LoadUnit", _arguments(b"s", [name.encode()])))
+            body = bus.call_method(_DESTINATION, path, _PROPERTIES, b"GetAll", _arguments(b"s", [b""])).body
+        found = {_text(key): _plain(value) for key, value in cast(Mapping[bytes, object], body).items()}
+        if found.get("LoadState") == "not-found":
+            raise _unknown(name)
+        return found
+
+    def set_properties(self, name: str, properties: Mapping[str, PropertyValue]) -> None:
+        """Change properties until the next boot. Raises UsageError("unit.properties")."""
+        arguments = _arguments(b"sb", [name.encode(), True])
+        arguments += signature_array(_named(properties))
+        with self._bus(name) as bus:
+            _call(bus, b"SetUnitProperties", arguments)
 
     def _job(self, method: bytes, name: str, mode: str) -> str:
         with self._bus(name) as bus:
@@ -138,8 +189,7 @@ class SystemdManager:
             raise self._explain(error, unit, opened=opened) from error
 
     def _explain(self, error: DBusBaseError, unit: str | None, *, opened: bool) -> BacklineError:
-        raw = error.err_message  # bytes from the bus, text from pystemd itself
-        text = (_text(raw) if isinstance(raw, bytes) else str(raw)).strip() or type(error).__name__
+        text = _words(error)
         if not opened:
             return BusError(
                 "bus.unreachable", f"no answer from the bus at {self.address}", hint="is dbus.service running?"
@@ -177,12 +227,19 @@ def transient_properties(service: TransientService) -> dict[bytes, object]:
         properties[b"Slice"] = service.slice.encode()
     if service.remain_after_exit:
         properties[b"RemainAfterExit"] = True
-    for key, value in service.properties.items():
+    properties.update(_named(service.properties))
+    return properties
+
+
+def _named(properties: Mapping[str, PropertyValue]) -> dict[bytes, object]:
+    """Properties as pystemd takes them. Raises UsageError("unit.properties") for one that it does not know."""
+    found: dict[bytes, object] = {}
+    for key, value in properties.items():
         name = key.encode()
         if name not in cast(Mapping[bytes, object], KNOWN_UNIT_SIGNATURES):
             raise UsageError("unit.properties", f"pystemd does not know the property {key}")
-        properties[name] = _property(value)
-    return properties
+        found[name] = _property(value)
+    return found
 
 
 def _property(value: PropertyValue) -> object:
@@ -204,6 +261,22 @@ def _arguments(signature: bytes, values: list[object]) -> list[tuple[int, object
 
 def _strings(values: Sequence[str]) -> list[tuple[int, object]]:
     return _arguments(b"as", [[value.encode() for value in values]])
+
+
+def _words(error: DBusBaseError) -> str:
+    raw = error.err_message  # bytes from the bus, text from pystemd itself
+    return (_text(raw) if isinstance(raw, bytes) else str(raw)).strip() or type(error).__name__
+
+
+def _plain(value: object) -> object:
+    """A value of a property as JSON can hold it."""
+    if isinstance(value, bytes):
+        return _text(value)
+    if isinstance(value, Mapping):
+        return {str(_plain(key)): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value
 
 
 def _text(value: bytes) -> str:

@@ -56,6 +56,8 @@ class UnitDetails(msgspec.Struct, frozen=True):
     main_pid: int = 0
     result: str = ""
     restarts: int = 0
+    fragment: str = ""
+    """The path of its unit file; empty for a unit that has none."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,29 @@ class Manager(Protocol):
     def restart(self, name: str, *, mode: str = "replace") -> str:
         """Enqueue a restart, and return the job's object path."""
 
+    def reload(self, name: str, *, mode: str = "replace") -> str:
+        """Enqueue a reload of the unit's own configuration, and return the job's object path."""
+
     def start_transient(self, service: TransientService, *, mode: str = "fail") -> str:
         """Create and start a transient service, and return the job's object path."""
+
+    def cancel(self, job: str) -> None:
+        """Cancel a job by its object path; one that has ended is no error."""
+
+    def reload_manager(self) -> None:
+        """Read all unit files again (daemon-reload), and return when that is done."""
+
+    def enable(self, name: str) -> None:
+        """Make the symbolic links that the unit's [Install] section asks for."""
+
+    def disable(self, name: str) -> None:
+        """Remove the symbolic links that lead to the unit."""
+
+    def properties(self, name: str) -> dict[str, object]:
+        """Every property of a unit, as systemd names them."""
+
+    def set_properties(self, name: str, properties: Mapping[str, PropertyValue]) -> None:
+        """Change properties of a loaded unit until the next boot (SetUnitProperties, runtime)."""
 
 
 @dataclass(frozen=True)

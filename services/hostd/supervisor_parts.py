@@ -1,0 +1,63 @@
+"""The supervisor put together from its settings, as it runs on a host."""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+from pathlib import Path
+
+from services.common.bus.manager import SystemdManager
+from services.common.bus.signals import SystemdEvents
+from services.common.errors import BacklineError
+from services.common.identity import ImageIdentity
+from services.common.tls import server_context
+from services.hostd.hands import SystemHands
+from services.hostd.history import History
+from services.hostd.journal import JournalReader
+from services.hostd.store import BOOT_ID, Store
+from services.hostd.supervisor import Supervisor
+from services.hostd.supervisor_schema import Settings
+from services.hostd.unit_files import UnitFiles
+
+logger = logging.getLogger(__name__)
+
+CREDENTIAL = "backline.tls"
+"""The certificate that this host serves with, and its key: the one that nginx on gw has."""
+JOURNAL_BYTES = 1024 * 1024
+
+
+def make_store(settings: Settings, identity: ImageIdentity) -> Store:
+    """What hostd shows, for those who may change."""
+    journal = JournalReader(seconds=settings.journal_seconds, size=JOURNAL_BYTES)
+    return Store(manager=SystemdManager(settings.bus), journal=journal, identity=identity)
+
+
+def make_supervisor(settings: Settings) -> Supervisor:
+    """The supervisor of the systemd behind `settings.bus`."""
+    hands = SystemHands(
+        SystemdManager(settings.bus),
+        SystemdEvents(settings.bus),
+        UnitFiles(settings.units),
+        JournalReader(seconds=settings.journal_seconds, size=JOURNAL_BYTES),
+        job_seconds=settings.job_seconds,
+    )
+    return Supervisor(
+        history=History(settings.state),
+        hands=hands,
+        boot=BOOT_ID.read_text().strip(),
+        settle_seconds=settings.settle_seconds,
+    )
+
+
+def tls_of_this_host(ca: Path) -> ssl.SSLContext | None:
+    """What it serves TLS with; None where it has no certificate or no hall, or where they are no good."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    certificate = Path(folder, CREDENTIAL) if folder else None
+    if certificate is None or not certificate.exists() or not ca.exists():
+        return None
+    try:
+        return server_context(certificate, ca)
+    except BacklineError as error:
+        logger.warning("there is no TLS: %s", error)
+        return None
