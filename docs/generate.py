@@ -535,6 +535,33 @@ def _depot_settings() -> str:
     return settings.reference(Settings, "depot")
 
 
+def _host_parser() -> argparse.ArgumentParser:
+    from services.hostd import host_cli
+
+    return host_cli.parser("backline host")
+
+
+def _supervisor_settings() -> str:
+    from services.common import settings
+    from services.hostd.supervisor_schema import Settings
+
+    return settings.reference(Settings, "supervisor")
+
+
+def openapi_of_supervisor() -> dict[str, object]:
+    """The document that the supervisor of a host serves as /openapi.json."""
+    from services.common import openapi
+    from services.common.identity import ImageIdentity
+    from services.hostd.supervisor_app import make_supervisor_app
+    from services.hostd.supervisor_parts import make_store, make_supervisor
+    from services.hostd.supervisor_schema import Settings
+
+    settings, identity = Settings(), ImageIdentity()
+    store = make_store(settings, identity)
+    app = make_supervisor_app(make_supervisor(settings), store, idle_seconds=0, identity=identity)
+    return openapi.document(app.operations, title="supervisor", version="")
+
+
 def openapi_of_dhcp() -> dict[str, object]:
     """The document that the DHCP service serves as /openapi.json."""
     from services.common import openapi
@@ -797,6 +824,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "hostd-routes": lambda: _routes(openapi_of_hostd()),
     "hostd-settings": _hostd_settings,
     "hostd-sockets": _hostd_sockets,
+    "host-commands": lambda: command_text(_host_parser(), depth=3),
+    "supervisor-routes": lambda: _routes(openapi_of_supervisor()),
+    "supervisor-settings": _supervisor_settings,
     "login-commands": lambda: command_text(_login_parser(), depth=3),
     "machine-commands": lambda: command_text(_machine_parser(), depth=3),
     "mdb-commands": lambda: command_text(_mdb_parser(), depth=3),

@@ -22,7 +22,7 @@ from services.hall.schema import Hall
 
 NAME = "lab"
 DOMAIN = "prolo"
-_SCOPES: Mapping[str, tuple[str | None, ...]] = {"gw": (None,), "rhfs": (None, "feed")}
+_SCOPES: Mapping[str, tuple[str | None, ...]] = {"gw": (None, "host"), "rhfs": (None, "feed")}
 UPSTREAM = """[upstream]
 method = "static"
 address = "198.51.100.2/24"
@@ -60,7 +60,7 @@ class LabHall:
         return path
 
     def certificates(self, host: str) -> dict[str, bytes]:
-        """The certificates of a server, as systemd credentials: for its names, and on rhfs for following feeds."""
+        """The certificates of a server, as systemd credentials: for its names, and for what its role calls others for."""
         if self.authority is None or host not in self.data.hosts:
             return {}
         scopes = _SCOPES.get(self.data.hosts[host].role, ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -187,4 +187,4 @@ class PropertiesOf(msgspec.Struct, frozen=True):
     """Every property of a unit."""
 
     unit: str
-    properties: dict[str, object]
+    properties: dict[str, Any]
