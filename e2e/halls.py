@@ -60,7 +60,7 @@ class LabHall:
         return path
 
     def certificates(self, host: str) -> dict[str, bytes]:
-        """The certificates of a server, as systemd credentials: for its names, and for what its role calls others for."""
+        """The certificates of a server, as credentials: for its names, and for what its role calls others for."""
         if self.authority is None or host not in self.data.hosts:
             return {}
         scopes = _SCOPES.get(self.data.hosts[host].role, ())

@@ -90,6 +90,10 @@ class Applier:
         if any(entry.step.kind in (Kind.START, Kind.RESTART) for entry in record.entries):
             await self._settle()
         left = await asyncio.to_thread(self.plan, generation)
+        if all(step.kind is Kind.RESET for step in left.steps):  # it was stopped, and said that it failed
+            for step in left.steps:
+                await self.hands.do(step)
+            left = Plan([], left.originals)
         if left.steps:
             raise _Failed(await self._unsettled(record, left.steps))
         return await asyncio.to_thread(self._in_force, record)

@@ -41,6 +41,8 @@ class SystemHands:
                 await asyncio.to_thread(self.files.write, unit, step.drop_in, step.text or "")
             case Kind.REMOVE:
                 await asyncio.to_thread(self.files.remove, unit, step.drop_in)
+            case Kind.RESET:
+                await asyncio.to_thread(manager.reset_failed, unit)
             case Kind.ENABLE:
                 await asyncio.to_thread(manager.enable, unit)
             case Kind.DISABLE:

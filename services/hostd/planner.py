@@ -1,8 +1,8 @@
 """From what is and what should be to the steps between them. Pure: no file, no bus, no clock.
 
 Promises, which property tests hold it to: the steps lead to what is wished for; of a state that has been reached the
-plan is empty; what a plan does, `simulate` does to a copy. The order is always: stop, disable, write and remove files,
-one reload of systemd, enable, start and restart; units by name within each.
+plan is empty; what a plan does, `simulate` does to a copy. The order is always: stop, reset (what has failed and shall
+not run), disable, write and remove files, one reload of systemd, enable, start and restart; units by name within each.
 
 Originals: before the first wish for a unit's state is fulfilled, the state is noted. When no document wishes for it any
 more, the unit gets it back. That is what makes a rollback more than a document.
@@ -28,6 +28,7 @@ class Kind(Enum):
     """What a step does."""
 
     STOP = "stop"
+    RESET = "reset"
     DISABLE = "disable"
     WRITE = "write"
     REMOVE = "remove"
@@ -111,6 +112,7 @@ def plan(seen: Mapping[str, Seen], desired: Desired, originals: Mapping[str, Ori
     files = [step for way in ways for step in way.files()]
     steps = [
         *_each(Kind.STOP, (way for way in ways if way.stops)),
+        *_each(Kind.RESET, (way for way in ways if way.resets)),
         *_each(Kind.DISABLE, (way for way in ways if way.disables)),
         *files,
         *([Step(Kind.RELOAD)] if files else []),
@@ -184,6 +186,10 @@ class _Way:
         return self.running is False and self.seen.up
 
     @property
+    def resets(self) -> bool:
+        return self.running is False and self.seen.active == "failed"
+
+    @property
     def relinks(self) -> bool:
         """Its [Install] section may have changed: the links are made anew."""
         return self.file_changes and self.enabled is True and self.seen.enabled
@@ -247,7 +253,7 @@ def simulate(seen: Mapping[str, Seen], steps: Iterable[Step]) -> dict[str, Seen]
 def _after(unit: Seen, step: Step) -> Seen:
     change = msgspec.structs.replace
     match step.kind:
-        case Kind.STOP:
+        case Kind.STOP | Kind.RESET:
             return change(unit, active="inactive")
         case Kind.START | Kind.RESTART:
             return change(unit, active="active")

@@ -207,6 +207,7 @@ class Systemd:
             "StartTransientUnit": self._job,
             "CancelJob": self._cancel,
             "Reload": self._reload,
+            "ResetFailedUnit": self._reset_failed,
             "EnableUnitFiles": self._enable,
             "DisableUnitFiles": self._enable,
             "GetAll": self._get_all,
@@ -259,6 +260,10 @@ class Systemd:
 
     def _reload(self, message: Message) -> Message:
         self.state.reload_manager()
+        return Message.new_method_return(message)
+
+    def _reset_failed(self, message: Message) -> Message:
+        self.state.reset_failed(message.body[0])
         return Message.new_method_return(message)
 
     def _enable(self, message: Message) -> Message:

@@ -141,7 +141,7 @@ def test_a_command_does_not_pay_for_the_others() -> None:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("backline ho", ["hostd"]),
+        ("backline hos", ["host", "hostd"]),
         ("backline build image nfsroot-", ["nfsroot-desktop"]),
         ("build check g", ["gw"]),
         ("backline lan sh", ["shell"]),

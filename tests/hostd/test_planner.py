@@ -97,7 +97,7 @@ def test_from_wherever_a_plan_breaks_off_there_is_a_way_back(
 
 @given(hosts(), documents())
 def test_steps_come_in_their_order(host: dict[str, Seen], desired: Desired) -> None:
-    order = ["stop", "disable", "files", "reload", "enable", "run"]
+    order = ["stop", "reset", "disable", "files", "reload", "enable", "run"]
     names = {"write": "files", "remove": "files", "start": "run", "restart": "run"}
     kinds = [step.kind.value for step in plan(host, desired, {}).steps]
     places = [order.index(names.get(kind, kind)) for kind in kinds]
@@ -140,6 +140,13 @@ def test_what_runs_is_restarted_for_a_new_drop_in_and_what_does_not_is_not() -> 
     files = ["write drop-in 10-a of nginx.service", "reload systemd"]
     assert steps({"nginx.service": NGINX}, wish) == files
     assert steps({"nginx.service": up}, wish) == [*files, "restart nginx.service"]
+
+
+def test_what_has_failed_and_shall_not_run_is_forgotten() -> None:
+    seen = {"nginx.service": msgspec.structs.replace(NGINX, active="failed")}
+    assert steps(seen, of(nginx=UnitWish(running=False))) == ["reset nginx.service"]
+    own = {"own.service": Seen("loaded", "failed", "static", PLAIN)}
+    assert steps(own, Desired()) == ["reset own.service", "remove the file of own.service", "reload systemd"]
 
 
 def test_a_slice_is_not_restarted_with_all_that_is_in_it() -> None:

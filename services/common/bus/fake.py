@@ -128,6 +128,14 @@ class FakeSystemd:
                 if unit.fragment.startswith(f"{self.folder}/") and name not in files:
                     del self.units[name]
 
+    def reset_failed(self, name: str) -> None:
+        """Inactive, if it has failed."""
+        self._changing()
+        with self._lock:
+            unit = self.units.get(name)
+            if unit is not None and unit.active == "failed":
+                self.units[name] = msgspec.structs.replace(unit, active="inactive", sub="dead")
+
     def enable(self, name: str) -> None:
         """Enabled from now on."""
         self._file_state(name, "enabled")

@@ -10,8 +10,8 @@ for a few milliseconds, at worst for sd-bus's 25 s. A service sets SYSTEMD_BUS_T
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import cast
 
 from pystemd.dbusexc import (
@@ -144,6 +144,11 @@ class SystemdManager:
         with self._bus() as bus:
             _call(bus, b"Reload", [])
 
+    def reset_failed(self, name: str) -> None:
+        """Forget that a unit has failed, unless it is gone."""
+        with self._bus(name) as bus, contextlib.suppress(DBusNoSuchUnitError):
+            _call(bus, b"ResetFailedUnit", _arguments(b"s", [name.encode()]))
+
     def enable(self, name: str) -> None:
         """Make the unit's links, for good, without taking a name away from another unit."""
         with self._bus(name) as bus:
@@ -175,7 +180,7 @@ class SystemdManager:
         with self._bus(name) as bus:
             return _text(cast(bytes, _call(bus, method, _arguments(b"ss", [name.encode(), mode.encode()]))))
 
-    @contextmanager
+    @contextlib.contextmanager
     def _bus(self, unit: str | None = None) -> Iterator[DBus]:
         if unit is not None and not is_unit_name(unit):
             raise UsageError("unit.name", f"{unit!r} is not the name of a unit")

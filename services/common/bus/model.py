@@ -109,6 +109,9 @@ class Manager(Protocol):
     def reload_manager(self) -> None:
         """Read all unit files again (daemon-reload), and return when that is done."""
 
+    def reset_failed(self, name: str) -> None:
+        """Forget that a unit has failed, and how often it was started; a unit that is not loaded is no error."""
+
     def enable(self, name: str) -> None:
         """Make the symbolic links that the unit's [Install] section asks for."""
 
