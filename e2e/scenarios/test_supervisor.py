@@ -150,7 +150,7 @@ def test_a_list_of_300_units_takes_20_ms(gw: Node) -> None:
     count = len(json.loads(gw.succeeds("backline", "hostd", "units", "--json"))["units"])
     print(f"{count} units: median {sorted(times)[10] * 1000:.1f} ms, best {min(times) * 1000:.1f} ms")
     assert count > 250
-    assert min(times) < 0.1
+    assert min(times) < 0.02
 
 
 def test_hostd_and_supervisor_are_small_at_rest(gw: Node) -> None:
