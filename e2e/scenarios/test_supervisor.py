@@ -109,9 +109,8 @@ def test_what_systemd_would_not_take_is_refused_with_its_line(gw: Node) -> None:
     assert "clock.service.d/10-memory.conf:2" in done.stderr
 
 
-@pytest.mark.parametrize("document", [SLOW])
-def test_a_supervisor_that_is_killed_goes_on(gw: Node, document: str) -> None:
-    gw.put("/root/document.toml", document)
+def test_a_supervisor_that_is_killed_goes_on(gw: Node) -> None:
+    gw.put("/root/document.toml", SLOW)
     before = host(gw, "history")["newest"]
     running = gw.run_in_background(["backline", "host", "apply", "/root/document.toml", "--why", "killed"])
     gw.wait_until("it starts the unit", lambda: state(gw, "clock.service") == "activating")
@@ -129,6 +128,18 @@ def test_what_is_in_force_is_there_again_after_a_boot(gw: Node) -> None:
     gw.wait_until("ssh is off again", lambda: gw.unit("ssh.service").active == "inactive")
     gw.wait_until("it is settled", lambda: gw.unit("backline-hostd-again.service").active == "inactive")
     assert host(gw, "show")["observed"]["drift"] == []
+    assert host(gw, "rollback")["state"] == "done"
+
+
+def test_a_host_that_goes_down_in_the_middle_goes_on_at_its_next_boot(gw: Node) -> None:
+    gw.put("/root/document.toml", SLOW)
+    before = host(gw, "history")["newest"]
+    running = gw.run_in_background(["backline", "host", "apply", "/root/document.toml", "--why", "reboot"])
+    gw.wait_until("it starts the unit", lambda: state(gw, "clock.service") == "activating")
+    gw.reboot()
+    running.wait(timeout=30)
+    gw.wait_until("it is in force", lambda: host(gw, "history")["in_force"] == before + 1, seconds=60)
+    assert (gw.unit("clock.service").active, gw.unit("ssh.service").active) == ("active", "inactive")
     assert host(gw, "rollback")["state"] == "done"
 
 
