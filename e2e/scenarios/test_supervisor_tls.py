@@ -9,7 +9,7 @@ import pytest
 from e2e.lab import Lab
 from e2e.node import Node
 
-pytestmark = [pytest.mark.lan(topology="hall", seats=1), pytest.mark.images]
+pytestmark = [pytest.mark.lan(topology="hall", seats=0), pytest.mark.images]
 DOCUMENT = '[units."clock.service"]\nrunning = true\nfile = """\n[Service]\nExecStart=/usr/bin/sleep infinity\n"""\n'
 SERVICES = ("nginx", "named", "backline-mdb.socket", "backline-mdb", "backline-netboot.socket", "backline-netboot")
 

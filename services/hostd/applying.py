@@ -32,6 +32,13 @@ class Hands(Protocol):
     async def explain(self, error: BacklineError, step: Step) -> Failure:
         """What a person wants to know of a step that failed."""
 
+    async def going_down(self) -> bool:
+        """Does the host shut down, or does systemd not answer? What fails then says nothing of the generation."""
+
+
+class GoingDown(Exception):
+    """The host shuts down, or its systemd cannot be asked: the journal stays as it is, for later or the next boot."""
+
 
 class Cancelled(Exception):
     """Somebody does not want it any more."""
@@ -61,14 +68,17 @@ class Applier:
 
     def begin(self, generation: Generation, planned: Plan, *, job: str, by: str) -> Record:
         """A journal for a plan, on disk; nothing is done yet."""
+        self.cancel.clear()
         entries = [Entry(step) for step in planned.steps]
         record = Record(generation.number, job, by, self.boot, time.time(), entries, planned.originals)
         self._save(record)
         return record
 
     async def run(self, record: Record) -> Record:
-        """Go on with a journal until its end, and return it. Raises OSError when the journal cannot be written."""
-        self.cancel.clear()
+        """Go on with a journal until its end, and return it.
+
+        Raises GoingDown, and OSError when the journal cannot be written.
+        """
         generation = await asyncio.to_thread(self.history.generation, record.generation)
         if record.boot != self.boot:
             record = await asyncio.to_thread(self._after_a_boot, record, generation)
@@ -95,6 +105,8 @@ class Applier:
                 await self.hands.do(step)
             left = Plan([], left.originals)
         if left.steps:
+            if await self.hands.going_down():
+                raise GoingDown
             raise _Failed(await self._unsettled(record, left.steps))
         return await asyncio.to_thread(self._in_force, record)
 
@@ -171,6 +183,8 @@ class Applier:
             except (BacklineError, OSError) as error:
                 if self.cancel.is_set() and not back:
                     raise Cancelled from error
+                if await self.hands.going_down():
+                    raise GoingDown from error
                 expected = error if isinstance(error, BacklineError) else HostError("host.files", str(error))
                 failure = await self.hands.explain(expected, entry.step)
                 record = msgspec.structs.replace(record, failure=record.failure or failure)

@@ -82,6 +82,13 @@ class SystemHands:
         """A failure, with the end of the unit's journal."""
         return await self.failure(error, step.unit if step.kind not in (Kind.WRITE, Kind.REMOVE) else None)
 
+    async def going_down(self) -> bool:
+        """Is systemd stopping everything, or gone, so that there is no way back either?"""
+        try:
+            return await asyncio.to_thread(self.manager.system_state) == "stopping"
+        except BacklineError:
+            return True
+
     async def failure(self, error: BacklineError, unit: str | None) -> Failure:
         """A failure about `unit`; what cannot be read of its journal is left out."""
         lines: list[str] = []

@@ -22,7 +22,7 @@ from services.common.codec import to_builtins
 from services.common.errors import BacklineError, BusyError, HostError, MissingError, UsageError
 from services.common.feed.wire import Item, Kind, Record
 from services.hostd import durable, history, staging
-from services.hostd.applying import Applier
+from services.hostd.applying import Applier, GoingDown
 from services.hostd.desired import UNTOUCHABLE, Desired, check
 from services.hostd.hands import SystemHands
 from services.hostd.history import Generation, History, Outcome, State
@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 KEPT = 200
 """Jobs that are remembered."""
+RETRY_SECONDS = 3.0
 AT_ONCE = 8
 """Actions on units that run at the same time."""
 _STATES: Mapping[Outcome, Literal["running", "done", "failed", "reverted", "cancelled"]] = {
@@ -219,8 +220,17 @@ class Supervisor:
         self._applying = job.id
 
         async def work() -> None:
+            current: history.Record | None = record
             try:
-                await self.applier.run(record)
+                while current is not None:
+                    try:
+                        await self.applier.run(current)
+                    except GoingDown:
+                        logger.warning("the host goes down, or systemd is away: generation %d waits", record.generation)
+                        await asyncio.sleep(RETRY_SECONDS)
+                        current = await asyncio.to_thread(self.history.record, record.generation)
+                    else:
+                        current = None
             except OSError as error:
                 failure = history.Failure("host.files", f"the journal cannot be written: {error.strerror}")
                 self._put(

@@ -28,6 +28,7 @@ class DiskHost:
         self.history = History(folder / "state")
         self.breaks, self.falls = breaks, falls
         self.done: list[str] = []
+        self.shutdown = False
         self.hook: Callable[[Step], None] = lambda step: None
         self.files.folder.mkdir(parents=True, exist_ok=True)
         if not self.state.exists():
@@ -69,6 +70,9 @@ class DiskHost:
             if step.unit == self.falls and step.kind is Kind.START:
                 after[step.unit] = msgspec.structs.replace(after[step.unit], active="failed")
             self.put(after)
+
+    async def going_down(self) -> bool:
+        return self.shutdown
 
     async def explain(self, error: BacklineError, step: Step) -> Failure:
         return Failure(error.code, error.message, error.hint, step.unit)

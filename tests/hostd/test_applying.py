@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from services.common.errors import InputError, MissingError
+from services.hostd.applying import GoingDown
 from services.hostd.desired import Desired, UnitWish
 from services.hostd.durable import ASIDE
 from services.hostd.history import Force, Generation, Outcome, Record, State
@@ -169,6 +170,18 @@ def test_a_host_that_was_started_anew_gets_what_it_has_forgotten(host: DiskHost)
     assert left is not None
     record = asyncio.run(anew.applier(boot="boot-2").run(left))
     assert (record.outcome, states(anew)) == (Outcome.DONE, AFTER_SECOND)
+
+
+def test_what_fails_because_the_host_goes_down_goes_on_at_its_next_boot(host: DiskHost) -> None:
+    host.breaks, host.shutdown = "start other.service", True
+    with pytest.raises(GoingDown):
+        apply(host, 2, SECOND)
+    left = host.history.unfinished()
+    assert left is not None
+    assert left.back is None
+    host.breaks, host.shutdown = "", False
+    record = asyncio.run(host.applier(boot="boot-2").run(left))
+    assert (record.outcome, states(host)) == (Outcome.DONE, AFTER_SECOND)
 
 
 def test_a_document_that_cannot_be_changes_nothing(host: DiskHost) -> None:

@@ -50,6 +50,7 @@ class FakeSystemd:
         self.folder = folder
         self.cancelled: list[str] = []
         self.reloads = 0
+        self.state = "running"
         self._set: dict[str, dict[str, PropertyValue]] = {}
         self.faults: set[Fault] = set()
         self._lock = threading.Lock()
@@ -107,6 +108,11 @@ class FakeSystemd:
         self._reachable()
         self.cancelled.append(job)
         self._announce(JobRemoved(job, "", "canceled"))
+
+    def system_state(self) -> str:
+        """Running, unless a test says otherwise."""
+        self._reachable()
+        return self.state
 
     def reload_manager(self) -> None:
         """Load the unit files of the folder."""

@@ -139,6 +139,11 @@ class SystemdManager:
                 if "does not exist" not in _words(error):  # NoSuchJob has no class of its own in pystemd
                     raise
 
+    def system_state(self) -> str:
+        """SystemState."""
+        with self._bus() as bus:
+            return _text(cast(bytes, bus.get_property(_DESTINATION, _PATH, _MANAGER, b"SystemState", b"s")))
+
     def reload_manager(self) -> None:
         """daemon-reload."""
         with self._bus() as bus:

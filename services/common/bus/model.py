@@ -106,6 +106,9 @@ class Manager(Protocol):
     def cancel(self, job: str) -> None:
         """Cancel a job by its object path; one that has ended is no error."""
 
+    def system_state(self) -> str:
+        """running, degraded, starting, stopping... as `systemctl is-system-running` says it."""
+
     def reload_manager(self) -> None:
         """Read all unit files again (daemon-reload), and return when that is done."""
 
