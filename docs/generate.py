@@ -466,10 +466,13 @@ def _hostd_parser() -> argparse.ArgumentParser:
     return cli.parser("backline hostd")
 
 
-def _host_parser() -> argparse.ArgumentParser:
-    from services.hostd import host_cli
+def _host_init_parser() -> argparse.ArgumentParser:
+    """`backline host` with the one command that makes iron."""
+    from services.hostd import host_init
 
-    return host_cli.parser("backline host")
+    root = argparse.ArgumentParser(prog="backline host")
+    host_init.add_parser(root.add_subparsers(metavar="COMMAND"))
+    return root
 
 
 def _machine_parser() -> argparse.ArgumentParser:
@@ -820,11 +823,11 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "error-codes": error_table,
     "exit-codes": exit_table,
     "host-commands": lambda: command_text(_host_parser(), depth=3),
+    "host-init-command": lambda: command_text(_host_init_parser(), depth=3),
     "hostd-commands": lambda: command_text(_hostd_parser(), depth=3),
     "hostd-routes": lambda: _routes(openapi_of_hostd()),
     "hostd-settings": _hostd_settings,
     "hostd-sockets": _hostd_sockets,
-    "host-commands": lambda: command_text(_host_parser(), depth=3),
     "supervisor-routes": lambda: _routes(openapi_of_supervisor()),
     "supervisor-settings": _supervisor_settings,
     "login-commands": lambda: command_text(_login_parser(), depth=3),
