@@ -1,6 +1,6 @@
 """Makes a version's files from a finished tree: root.erofs, root.verity, tree.zst. Same tree, same bytes.
 
-All by programs of the tools tree, on a fixed path inside, with salts and UUIDs made from the recipe id. EROFS keeps
+All by programs of the tools tree, on a fixed path inside, with UUIDs made from the recipe id. EROFS keeps
 each file's own time (Python checks its bytecode against it), sorts names itself, and is told to store hard links as
 files. The compression was chosen by measuring: docs/decisions/erofs-compression.md.
 """
@@ -65,7 +65,8 @@ def make_erofs(
 
 def make_verity(tools: Path, out: Path, recipe: Recipe, *, epoch: int, environment: Environment) -> str:
     """Write `out`/root.verity over root.erofs and return the root hash, 64 hex digits (veritysetup(8))."""
-    salt = hashlib.sha256(f"verity {recipe.identity}".encode()).hexdigest()
+    # One salt for all versions of a role: blocks that are the same have the same hash, so a delta of the tree is small.
+    salt = hashlib.sha256(f"verity {recipe.role}".encode()).hexdigest()
     command = ["veritysetup", "format", "--salt", salt, "--uuid", recipe.seed]
     command += ["/out/root.erofs", "/out/root.verity"]
     text = _run(tools, command, tree=None, out=out, epoch=epoch, environment=environment)

@@ -156,13 +156,14 @@ depmod --basedir /target --moduledir /usr/lib/modules "$release"
 find "/target/usr/lib/modules/$release" -name '*.ko*' -print0 | sort -z | xargs -0 modinfo --field firmware | sort -u
 """
 
-# One reproducible archive: sorted names, renumbered inodes, root's files.
+# One reproducible archive: sorted names, renumbered inodes, root's files. --rsyncable makes it a quarter of a percent
+# larger, and a delta to the next version a third: after a change the stream becomes what it was again.
 _CPIO = r"""
 set -eu
 cd /tree
 find . -mindepth 1 -print0 | LC_ALL=C sort -z |
     cpio --quiet --null --create --format=newc --reproducible --renumber-inodes --owner=+0:+0 |
-    zstd --quiet -12 --threads=1 > "/out/$1"
+    zstd --quiet -12 --threads=1 --rsyncable > "/out/$1"
 """
 
 
