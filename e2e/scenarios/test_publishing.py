@@ -1,0 +1,174 @@
+"""Publishing to gw: the command over its sockets, a session over TLS, what nginx serves, and a depot that dies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from builder.store import Store
+from e2e.lab import Lab
+from e2e.pool import Labs
+from services.common import manifest as manifests
+from services.common import signing
+from services.common.versions import Ref
+from services.depot.client import Depot
+from services.depot.schema import SERVED
+from tests.depot.rig import ONE, People, image
+
+ROOT = Path(__file__).parents[2]
+GW = "192.168.1.254"
+OVERRIDE = "/run/backline/hall/override.toml"
+
+pytestmark = [pytest.mark.lan(topology="hall", seats=2), pytest.mark.images]
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> People:
+    return People.make(tmp_path_factory.mktemp("people"))
+
+
+@pytest.fixture(autouse=True)
+def _trusted(lab: Lab, people: People) -> Iterator[None]:
+    """A hall that trusts our signer."""
+    gw = lab["gw"]
+    gw.wait_for_unit("nginx.service")
+    gw.wait_for_unit("backline-depot.service")
+    lab["web"].wait_for_address()
+    (signer,) = lab.hall.data.trust.signers
+    line = signing.read_public(people.key()).format()
+    gw.put(OVERRIDE, lab.hall.text.replace(signer.key, line, 1))
+    gw.succeeds("systemctl", "reload", "backline-hall.service")
+    yield
+    gw.succeeds("rm", "-f", OVERRIDE)
+    gw.succeeds("systemctl", "reload", "backline-hall.service")
+
+
+def command(lab: Lab, people: People, store: Path, *words: str) -> subprocess.Popen[str]:
+    """`backline publish`, as root beside gw's sockets."""
+    argv = [sys.executable, "-m", "services.common.main", "publish", *words, "--json", "--store", str(store)]
+    argv += ["--address", lab["gw"].service("depot"), "--netboot", lab["gw"].service("netboot")]
+    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "BACKLINE_BUILD_SIGNING_KEY": str(people.key())}
+    return subprocess.Popen(
+        argv, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    document: dict[str, Any] = json.loads(out)
+    return document
+
+
+def fetch(lab: Lab, node: str, path: str, **how: Any) -> httpx2.Response:
+    """What a server of the hall is given by the depot's name, over plain HTTP."""
+    headers = {"host": "depot", **how.pop("headers", {})}
+    return lab[node].http("GET", f"http://{GW}{path}", headers=headers, **how)
+
+
+def asked(lab: Lab, method: str, path: str, **how: Any) -> httpx2.Response:
+    """What web is answered over TLS by the depot's name."""
+    context = ssl.create_default_context(cadata=lab.hall.data.trust.ca)
+    headers = {"host": "depot.prolo", **how.pop("headers", {})}
+    return lab["web"].http(method, f"https://{GW}{path}", verify=context, headers=headers, seconds=30, **how)
+
+
+def the_image(lab: Lab, labs: Labs) -> tuple[Store, Ref]:
+    """The store, and the version of rhfs that this lab runs: a whole image of a server."""
+    assert labs.settings is not None
+    store = Store(labs.settings.store_path)
+    ref = store.current("rhfs")
+    assert ref is not None
+    return store, ref
+
+
+def test_a_whole_image_is_published_though_the_depot_is_killed_meanwhile(lab: Lab, labs: Labs, people: People) -> None:
+    gw = lab["gw"]
+    store, ref = the_image(lab, labs)
+    manifest = store.manifest(ref.role, ref.version)
+    first = command(lab, people, store.root, f"{ref.role}@{ref.version}", "--channel", "servers")
+    incoming = f"/var/lib/backline-depot/incoming/{ref.role}/{ref.version}/root.erofs"
+    gw.wait_until("a part of it is there", lambda: _size(lab, incoming) > 20_000_000, seconds=60)
+    gw.succeeds("systemctl", "kill", "--signal=KILL", "backline-depot.service")
+    _, err = first.communicate(timeout=60)
+    assert first.returncode == 4, err  # out of reach
+    gw.wait_for_unit("backline-depot.service")
+    assert _size(lab, incoming) > 0
+    done = finished(command(lab, people, store.root, f"{ref.role}@{ref.version}", "--channel", "servers"))
+    full = sum(manifest.artefacts[name].size for name in SERVED if name in manifest.artefacts)
+    assert (done["sequence"], done["full"]) == (1, full)
+    assert 0 < done["uploaded"] < full - 20_000_000
+    path = f"/files/images/{ref.role}/{ref.version}"
+    assert hashlib.sha256(fetch(lab, "rhfs01", f"{path}/root.erofs", seconds=60).content).hexdigest() == (
+        manifest.artefacts["root.erofs"].sha256
+    )
+    part = fetch(lab, "rhfs01", f"{path}/root.erofs", headers={"range": "bytes=4096-8191"})
+    assert part.status_code == 206
+    assert part.content == (store.find(ref.role, ref.version) / "root.erofs").read_bytes()[4096:8192]
+    signature = fetch(lab, "rhfs01", f"{path}/{manifests.NAME}.anna.sig").content
+    data = fetch(lab, "rhfs01", f"{path}/{manifests.NAME}").content
+    assert signing.verify(data, signature, people.signers(), manifests.SIGNATURE_NAMESPACE) == "anna"
+
+
+def _size(lab: Lab, path: str) -> int:
+    done = lab["gw"].run(["stat", "--format=%s", path], check=False)
+    return int(done.stdout) if done.returncode == 0 else 0
+
+
+def test_an_administrator_publishes_from_elsewhere_by_session(lab: Lab, people: People, tmp_path: Path) -> None:
+    made = image(ONE, size=3_000_000)
+    (person,) = lab.hall.data.administrators
+    challenge = asked(lab, "POST", "/v1/session/challenge", json={"name": person.name}).json()["challenge"]
+    signature = signing.sign(challenge.encode(), lab.hall.key_in(tmp_path), "backline-login").decode()
+    answer = asked(lab, "POST", "/v1/session", json={"challenge": challenge, "signature": signature}).json()
+    session = {"authorization": f"Bearer {answer['token']}"}
+    new = json.loads(json.dumps({"role": "nfsroot", "version": ONE, "manifest": made.manifest.decode()}))
+    new["signatures"] = made.announce(people).signatures
+    missing = asked(lab, "POST", "/v1/versions", json=new, headers=session).json()["missing"]
+    assert set(missing) == set(SERVED)
+    for name in missing:
+        body = {**session, "content-type": "application/octet-stream"}
+        put = asked(lab, "PUT", f"/v1/versions/nfsroot/{ONE}/{name}", content=made.files[name], headers=body)
+        assert put.json() == {"name": name, "bytes": len(made.files[name])}
+    assert asked(lab, "POST", f"/v1/versions/nfsroot/{ONE}/complete", headers=session).status_code == 200
+    assert fetch(lab, "rhfs01", f"/files/images/nfsroot/{ONE}/initrd").content == made.files["initrd"]
+
+
+def test_who_has_no_session_changes_nothing_and_files_are_read_only(lab: Lab) -> None:
+    assert asked(lab, "POST", "/v1/versions", json={}).json()["code"] == "auth.anonymous"
+    for method in ("PUT", "DELETE", "POST"):
+        answer = lab["web"].http(
+            method,
+            f"http://{GW}/files/images/rhfs/x",
+            headers={"host": "depot"},
+            content=b"x" if method == "PUT" else None,
+        )
+        assert answer.status_code == 403, method
+    for path in ("/files/", "/files/images/", "/files/../depot.db", "/files/..%2fdepot.db", "/files../depot.db"):
+        assert fetch(lab, "web", path).status_code in (400, 403, 404), path
+
+
+def test_the_world_gets_nothing(lab: Lab) -> None:
+    answer = lab["gw"].http("GET", "http://198.51.100.2/files/images/", headers={"host": "depot"})
+    assert answer.status_code == 403
+
+
+def test_receivers_are_found_by_name_and_the_depot_runs_as_itself(lab: Lab) -> None:
+    assert GW in lab["rhfs01"].succeeds("getent", "hosts", "depot.prolo")
+    with Depot(lab["gw"].service("depot")) as depot:
+        assert depot.channel("anything").hall == lab.hall.data.site.name
+    pid = lab["gw"].unit("backline-depot.service").main_pid
+    assert lab["gw"].succeeds("ps", "-o", "user=", "-p", str(pid)) == "backline-depot"
+    began = time.monotonic()
+    lab["gw"].succeeds("systemctl", "restart", "backline-depot.service")
+    assert time.monotonic() - began < 20
