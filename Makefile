@@ -10,6 +10,8 @@ ROLES ?= gw rhfs nfsroot
 # More options for pytest, such as --require-all.
 PYTEST_OPTIONS ?=
 BIN := .venv/bin
+# Two at a time: the emulated machines one after the other, and everything else beside them.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 # Debian packages that the host needs; everything else runs from the tools tree.
 HOST_PACKAGES := aardvark-dns ca-certificates chromium curl dbus-daemon debian-archive-keyring e2fsprogs gcc git iproute2 iptables \
 	libsystemd-dev netavark nftables openssh-client ovmf pkg-config podman procps python3 python3-dev python3-venv \
@@ -49,10 +51,10 @@ lan: setup images ## a whole hall on this machine, in containers: look around in
 	@$(BIN)/backline lan up
 
 test: setup ## every test but the slow matrices; builds the images it needs
-	@$(BIN)/python -m pytest -m 'not full' $(PYTEST_OPTIONS)
+	@$(PYTEST) -m 'not full' $(PYTEST_OPTIONS)
 
 test-full: setup ## every test, the slow matrices too
-	@$(BIN)/python -m pytest
+	@$(PYTEST) $(PYTEST_OPTIONS)
 
 bench-build: setup ## the builder's figures, side by side with plain mkosi
 	@$(BIN)/python -m benchmarks.build

@@ -70,11 +70,16 @@ class LabHall:
         }
 
 
-def make(*, roles: Mapping[str, str] | None = None, administrator_keys: list[str] | None = None) -> LabHall:
+def make(
+    *,
+    roles: Mapping[str, str] | None = None,
+    administrator_keys: list[str] | None = None,
+    upstream: str = UPSTREAM,
+) -> LabHall:
     """A throwaway hall, in which some hosts have other `roles` than usual: stand-ins for images to come.
 
-    Its private keys are made in memory and stay there. `administrator_keys` open it besides its own. Raises
-    UsageError("lan.hall") when gw is to be something else.
+    Its private keys are made in memory and stay there. `administrator_keys` open it besides its own; `upstream` is
+    its table of that name. Raises UsageError("lan.hall") when gw is to be something else.
     """
     if (other := (roles or {}).get("gw", "gw")) != "gw":
         hint = "another name for that node, or `hall = false` for a machine that knows of no hall"
@@ -85,7 +90,7 @@ def make(*, roles: Mapping[str, str] | None = None, administrator_keys: list[str
     people = [f"{_line(administrator.public_key())} administrator", *(administrator_keys or [])]
     text = init.proposal(NAME, DOMAIN, certificate.decode(), (NAME, f"{_line(signer)} nobody"), people)
     before, _, rest = text.partition("[upstream]")
-    text = before + UPSTREAM + rest[rest.index("\n# Who may log in") :]
+    text = before + upstream + rest[rest.index("\n# Who may log in") :]
     if "rhfs23" in (roles or {}):
         text = text.replace("[hosts.web]\n", f"{RHFS23}[hosts.web]\n", 1)
     for host, role in (roles or {}).items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,19 +10,26 @@ from builder import image
 from builder.image import Shop
 from e2e import registry
 from e2e.pool import Labs
+from tests import left
 from tests.builder.conftest import shop
 
 __all__ = ["shop"]
 ROLES = ("gw", "rhfs", "nfsroot")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _nothing_is_left_of_a_lab() -> Iterator[None]:
-    """Neither a cgroup nor a record of a lab that died, nor a journal that nobody kept."""
-    before = set(registry.leftovers()) if os.geteuid() == 0 else set()
-    yield
-    if os.geteuid() == 0:
-        assert set(registry.leftovers()) - before == set()
+def labs_left() -> set[str]:
+    """Cgroups and records of labs that died, and journals that nobody kept."""
+    return set(registry.leftovers()) if os.geteuid() == 0 else set()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Before the first scenario."""
+    left.before(session, "left of a lab", labs_left)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """After the last."""
+    left.after(session, "left of a lab", labs_left)
 
 
 @pytest.fixture(scope="session", autouse=True)

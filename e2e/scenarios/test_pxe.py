@@ -38,10 +38,15 @@ def metric(lab: Lab, name: str) -> float:
 
 
 def boots(lab: Lab, loader: str) -> None:
-    """What is the same for every firmware, from the first question to the default target."""
+    """From its firmware's first question to the default target."""
+    lab["gw"].wait_for_journal(rf"RRQ from {address(lab)} filename {loader}", seconds=5)
+    booted(lab)
+
+
+def booted(lab: Lab) -> None:
+    """What is the same for every firmware, from iPXE to the default target."""
     gw, seat, boot = lab["gw"], lab[SEAT], lab.netboot
     assert boot is not None
-    gw.wait_for_journal(rf"RRQ from {address(lab)} filename {loader}", seconds=5)
     for file in ("vmlinuz", "initrd"):
         lab["rhfs01"].wait_for_journal(rf'^{address(lab)} .*"GET {boot.path}/{file} HTTP/1\.[01]" 200 ', seconds=5)
     seat.wait_for_journal(r"systemd\[1\]: Finished backline-root\.service", seconds=5)
@@ -97,9 +102,10 @@ def test_the_power_button_shuts_it_down(lab: Lab) -> None:
 
 @pytest.fixture
 def uefi(labs: Labs) -> Iterator[Lab]:
-    """The same hall with a seat of UEFI firmware."""
+    """The same hall with a seat of UEFI firmware, which is off."""
+    labs.close()
     wanted = topology.built_in("pxe")
-    seat: topology.Node = msgspec.structs.replace(wanted.nodes[SEAT], firmware="uefi")
+    seat: topology.Node = msgspec.structs.replace(wanted.nodes[SEAT], firmware="uefi", off=True)
     wanted = msgspec.structs.replace(wanted, nodes={**wanted.nodes, SEAT: seat})
     with Lab(wanted, settings=labs.settings) as lab:
         lab.start(seconds=SECONDS)
@@ -109,4 +115,21 @@ def uefi(labs: Labs) -> Iterator[Lab]:
 @pytest.mark.full
 @pytest.mark.needs("UEFI firmware for QEMU")
 def test_a_uefi_client_boots_the_same_version(uefi: Lab) -> None:
+    uefi.power_on([uefi[SEAT]])
+    uefi[SEAT].wait_ready(seconds=SECONDS)
     boots(uefi, r"snponly\.efi")
+
+
+@pytest.mark.full
+@pytest.mark.needs("UEFI firmware for QEMU")
+def test_a_uefi_client_boots_it_over_http_where_no_tftp_answers(uefi: Lab) -> None:
+    """Its firmware goes on from PXE to HTTP boot by itself (UEFI specification, 24.7)."""
+    gw = uefi["gw"]
+    log = "s,access_log off,access_log syslog:server=unix:/dev/log\\,nohostname\\,tag=nginx,"
+    gw.succeeds("sed", "--in-place", log, "/etc/nginx/backline.conf")
+    gw.succeeds("systemctl", "reload", "nginx.service")
+    gw.succeeds("systemctl", "stop", "tftpd-hpa.service")
+    uefi.power_on([uefi[SEAT]])
+    uefi[SEAT].wait_ready(seconds=SECONDS)
+    gw.wait_for_journal(rf'^{address(uefi)} .*"GET /ipxe/snponly\.efi HTTP/1\.1" 200 ', seconds=5)
+    booted(uefi)

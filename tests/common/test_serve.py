@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from services.common.errors import BusyError, Exit, HostError, UsageError
 from services.common.process import run
 from services.common.serve import TcpAddress, UnixAddress, listening, parse_address
-from tests.common.service_rig import DEMO, LAUNCHER, ROOT, Service, activated, base_environment
+from tests.common.service_rig import DEMO, LAUNCHER, ROOT, Service, activated, base_environment, reachable
 
 
 def get(service: Service, path: str, *, over: str = "unix") -> Any:
@@ -283,8 +283,7 @@ def test_another_user_is_that_user_with_its_groups(demo: Service) -> None:
     if os.geteuid() != 0 or shutil.which("setpriv") is None or shutil.which("curl") is None:
         pytest.skip("missing capability: root, setpriv and curl, to be another user")
     demo.socket.parent.chmod(0o755)
-    for parent in demo.socket.parents[1:3]:
-        parent.chmod(parent.stat().st_mode | 0o011)
+    reachable(demo.socket)
     as_nobody = ["setpriv", "--reuid=65534", "--regid=65533", "--groups=4,190"]
     curl = ["curl", "--silent", "--unix-socket", str(demo.socket), "http://localhost/v1/whoami"]
     done = run([*as_nobody, *curl, "-H", "X-Peer: 0", "-H", "X-Forwarded-For: 127.0.0.1"])

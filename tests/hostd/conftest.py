@@ -10,7 +10,7 @@ import pytest
 
 from services.common.bus.fake import make_unit
 from tests.common.bus_rig import SystemdOnBus, bus_daemon
-from tests.common.service_rig import Service, activated
+from tests.common.service_rig import Service, activated, reachable
 
 HOSTD = [sys.executable, "-m", "services.common.main", "hostd", "serve"]
 UNITS = [
@@ -30,10 +30,3 @@ def hostd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         with activated(folder, HOSTD, env=env, names="backline-hostd.socket:backline-hostd.socket") as service:
             reachable(service.socket)
             yield service
-
-
-def reachable(path: Path) -> None:
-    """Let other users come to the socket: pytest keeps its folders to itself."""
-    for parent in path.parents:
-        if parent.stat().st_uid == 0 and str(parent).startswith("/tmp/"):
-            parent.chmod(parent.stat().st_mode | 0o011)

@@ -18,7 +18,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 SILENCE_SECONDS = 3 * KEEP_ALIVE_SECONDS
 STALE_SECONDS = 60.0
+_SLICE = 250
 MEMORY_SECONDS = 1.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.2, 10.0
 
@@ -289,20 +290,22 @@ class Follower:
 
     async def _remember(self, memory: Path) -> None:
         await asyncio.sleep(MEMORY_SECONDS)
-        kept = {
-            "topics": list(self.topics),
-            "position": str(self.state.position),
-            "records": [[*key, record] for key, record in self.state.records.items()],
-        }
-        await asyncio.to_thread(_write_whole, memory, msgspec.json.encode(kept))
+        head = {"topics": list(self.topics), "position": str(self.state.position)}
+        records = list(self.state.records.items())  # of that position: a record is replaced, never changed
+        pieces = [msgspec.json.encode(head)[:-1] + b',"records":[']
+        for begin in range(0, len(records), _SLICE):  # whoever is asked something meanwhile does not wait for all of it
+            part = msgspec.json.encode([[*key, record] for key, record in records[begin : begin + _SLICE]])
+            pieces.append((b"," if begin else b"") + part[1:-1])
+            await asyncio.sleep(0)
+        await asyncio.to_thread(_write_whole, memory, [*pieces, b"]}"])
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def _write_whole(path: Path, pieces: Sequence[bytes]) -> None:
     """Write a file so that it is there whole or not at all. Raises HostError("feed.memory")."""
     aside = path.with_name(f"{path.name}.new")
     try:
         with aside.open("wb") as file:
-            file.write(content)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
