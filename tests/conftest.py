@@ -18,6 +18,7 @@ def mounts() -> set[str]:
     return {path for path in paths if "pytest" in path or "backline" in path}
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """For two at a time (`-n 2 --dist loadgroup`): a file's tests stay together, and so do the emulated machines.
 
