@@ -11,7 +11,7 @@ ROLES ?= gw rhfs nfsroot
 PYTEST_OPTIONS ?=
 BIN := .venv/bin
 # Two at a time: the emulated machines one after the other, and everything else beside them.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 # Debian packages that the host needs; everything else runs from the tools tree.
 HOST_PACKAGES := aardvark-dns ca-certificates chromium curl dbus-daemon debian-archive-keyring e2fsprogs gcc git iproute2 iptables \
 	libsystemd-dev netavark nftables openssh-client ovmf pkg-config podman procps python3 python3-dev python3-venv \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,9 @@ from tests.postgres import DATABASES, postgresql, postgresql_server, shop
 
 __all__ = ["database_url", "postgresql", "postgresql_server", "shop"]
 
+EMULATED = ("test_pxe.py", "test_netboot.py", "test_damaged_root.py")
+"""Files whose machines run in QEMU: each takes a processor, so only one at a time."""
+
 
 def mounts() -> set[str]:
     """Where something of ours is mounted, in this process's namespace."""
@@ -18,18 +22,22 @@ def mounts() -> set[str]:
     return {path for path in paths if "pytest" in path or "backline" in path}
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """For two at a time (`-n 2 --dist loadgroup`): a file's tests stay together, and so do the emulated machines.
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Emulated machines take minutes: with two workers they come first, and all the rest goes on beside them."""
+    items.sort(key=lambda item: item.path.name not in EMULATED)
 
-    Each of those takes a processor for minutes: they come first, one after the other, and all the rest goes on beside.
-    """
-    emulated = {item.path for item in items for marker in item.iter_markers("needs") if "QEMU" in marker.args}
-    items.sort(key=lambda item: item.path not in emulated)
-    if config.pluginmanager.has_plugin("xdist"):
-        for item in items:
-            group = "emulated" if item.path in emulated else item.nodeid.split("::")[0]
-            item.add_marker(pytest.mark.xdist_group(group))
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Who runs what (`pytest -n 2`): a file's tests stay together, and so do those with emulated machines."""
+    from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "emulated" if Path(file).name in EMULATED else file
+
+    return Scheduling(config, log)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
