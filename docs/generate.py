@@ -565,6 +565,34 @@ def openapi_of_supervisor() -> dict[str, object]:
     return openapi.document(app.operations, title="supervisor", version="")
 
 
+def _roots_parser() -> argparse.ArgumentParser:
+    from services.roots import cli
+
+    return cli.parser("backline root")
+
+
+def _roots_settings() -> str:
+    from services.common import settings
+    from services.roots.schema import Settings
+
+    return settings.reference(Settings, "roots")
+
+
+def openapi_of_roots() -> dict[str, object]:
+    """The document that the roots service serves as /openapi.json."""
+    from services.common import openapi
+    from services.common.access import Access
+    from services.common.feed.client import Follower
+    from services.roots.app import make_app
+    from services.roots.held import Folder
+    from services.roots.keeper import Keeper
+    from services.roots.schema import Settings
+
+    keeper = Keeper(Settings(), Folder(Path("/nonexistent")))
+    app = make_app(keeper, Follower("unix:/nonexistent"), access=Access())
+    return openapi.document(app.operations, title="roots", version="")
+
+
 def openapi_of_dhcp() -> dict[str, object]:
     """The document that the DHCP service serves as /openapi.json."""
     from services.common import openapi
@@ -842,6 +870,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rollout-routes": lambda: _routes(openapi_of_rollout()),
     "rollout-settings": _rollout_settings,
     "publish-commands": lambda: command_text(_publish_parser(), depth=3),
+    "root-commands": lambda: command_text(_roots_parser(), depth=3),
+    "root-routes": lambda: _routes(openapi_of_roots()),
+    "root-settings": _roots_settings,
     "session-routes": lambda: _routes(openapi_of_sessions()),
     "ids-toml": _ids,
     "image-toml": _image_toml,

@@ -35,6 +35,7 @@ class Capability(enum.Enum):
     KVM = "KVM"
     PODMAN = "podman"
     CHROMIUM = "chromium"
+    LIBNFS = "libnfs"
 
 
 HINTS = {
@@ -48,6 +49,7 @@ HINTS = {
     Capability.PODMAN: "run `make setup`",
     Capability.CHROMIUM: "run `make setup`",
     Capability.TCPDUMP: "run `make setup`",
+    Capability.LIBNFS: "run `make setup`",
 }
 REQUIRED = (
     Capability.ROOT,
@@ -115,6 +117,7 @@ def probe() -> Found:
     attempt(Capability.QEMU, program("qemu-system-x86_64"))
     attempt(Capability.PODMAN, program("podman"))
     attempt(Capability.CHROMIUM, program("chromium"))
+    attempt(Capability.LIBNFS, program("nfs-cat"))
     attempt(Capability.UEFI, lambda: [path.stat() for path in OVMF])
     attempt(Capability.TUN, lambda: os.close(os.open("/dev/net/tun", os.O_RDWR)))
     attempt(Capability.KVM, _kvm)

@@ -22,7 +22,7 @@ from services.hall.schema import Hall
 
 NAME = "lab"
 DOMAIN = "prolo"
-_SCOPES: Mapping[str, tuple[str | None, ...]] = {"gw": (None, "host"), "rhfs": (None, "feed")}
+_SCOPES: Mapping[str, tuple[str | None, ...]] = {"gw": (None, "host"), "rhfs": (None, "feed", "rfs")}
 UPSTREAM = """[upstream]
 method = "static"
 address = "198.51.100.2/24"
@@ -50,6 +50,9 @@ class LabHall:
     administrator: str | None = None
     """The private key (OpenSSH) of the hall's administrator; None as above."""
 
+    signer: str | None = None
+    """The private key (OpenSSH) that signs what is published there; None as above."""
+
     def key_in(self, folder: Path) -> Path:
         """The administrator's key as a file that ssh and `backline login --key` take."""
         assert self.administrator is not None, "this hall's administrator keeps his key"
@@ -57,6 +60,15 @@ class LabHall:
         if not path.exists():
             path.touch(mode=0o600)
             path.write_text(self.administrator)
+        return path
+
+    def signer_in(self, folder: Path) -> Path:
+        """The signer's key as a file that ssh-keygen and `backline publish --key` take."""
+        assert self.signer is not None, "this hall's signer keeps his key"
+        path = folder / "signer"
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_text(self.signer)
         return path
 
     def certificates(self, host: str) -> dict[str, bytes]:
@@ -86,20 +98,23 @@ def make(
         raise UsageError("lan.hall", f"the node gw has the role {other}, and a hall's gw is its gateway", hint=hint)
     key, certificate = ca.make(NAME, DOMAIN, passphrase=None)
     administrator = Ed25519PrivateKey.generate()
-    signer = Ed25519PrivateKey.generate().public_key()
+    signer = Ed25519PrivateKey.generate()
     people = [f"{_line(administrator.public_key())} administrator", *(administrator_keys or [])]
-    text = init.proposal(NAME, DOMAIN, certificate.decode(), (NAME, f"{_line(signer)} nobody"), people)
+    text = init.proposal(NAME, DOMAIN, certificate.decode(), (NAME, f"{_line(signer.public_key())} publisher"), people)
     before, _, rest = text.partition("[upstream]")
     text = before + upstream + rest[rest.index("\n# Who may log in") :]
     if "rhfs23" in (roles or {}):
         text = text.replace("[hosts.web]\n", f"{RHFS23}[hosts.web]\n", 1)
     for host, role in (roles or {}).items():
         text = re.sub(rf"(?m)^(\[hosts\.{re.escape(host)}\]\nrole = ).*$", rf'\g<1>"{role}"', text)
-    private = administrator.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-    )
     hall = parse(text, Path("hall.toml"))
-    return replace(hall, authority=Authority.open(key, certificate), administrator=private.decode())
+    authority = Authority.open(key, certificate)
+    return replace(hall, authority=authority, administrator=_private(administrator), signer=_private(signer))
+
+
+def _private(key: Ed25519PrivateKey) -> str:
+    form = serialization.PrivateFormat.OpenSSH
+    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode()
 
 
 def _line(key: Ed25519PublicKey) -> str:

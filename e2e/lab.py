@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +25,10 @@ from typing import Any, Self
 
 import msgspec
 
+from builder import keys as builder_keys
 from builder import settings as builder_settings
 from builder.settings import Settings
+from builder.store import Store
 from e2e import halls, limits, published, registration, registry, stand_ins, topology
 from e2e.backend import UNIT_FAILED, Backend
 from e2e.capabilities import Capability, Found, probe
@@ -38,6 +41,7 @@ from e2e.roots import Roots
 from e2e.sandbox import Sandbox
 from services.common.errors import BacklineError, MissingError, UsageError, nearest
 from services.common.progress import Progress
+from services.hall import for_roots
 from services.mdb.schema import Machine
 
 
@@ -103,6 +107,9 @@ class Lab:
         self._stack.callback(self.journal.close)
         self.reactor = Reactor()
         self._stack.callback(self.reactor.close)
+        if any(node.role == "rhfs" for node in self.topology.nodes.values()):
+            # Before the sandbox, so that at the end nobody writes there any more when it is deleted.
+            self._disks = self._stack.enter_context(Store(settings.store_path).staging())
         self.sandbox = self._stack.enter_context(Sandbox(self.name))
         registry.write(self.sandbox.record, keeper=self.sandbox.pid, topology=self.topology.name)
         self.roots = Roots(self.sandbox, settings, extract=extract, progress=self.progress)
@@ -117,7 +124,7 @@ class Lab:
         self.netboot = self._plan_netboot((self.topology.nodes[name] for name in qemu), wanted=netboot)
         for node in self.nodes.values():
             if node.spec.role == "rhfs":
-                node.binds[published.STORE] = f"ro:{settings.store_path}"
+                node.binds[published.HELD] = str(self._held(node.name))
         self.machines: dict[str, Machine] = {}
         """Seats as mdb knows them, by name."""
         self._booted = 0
@@ -218,11 +225,22 @@ class Lab:
         """
         first = next((node for node in qemu if node.seat), None)
         servers = [name for name, node in self.topology.nodes.items() if node.role == "rhfs"]
-        holders = sorted({number for name in servers for number in published.numbers(self.hall.data, name)})
+        holders = sorted({number for name in servers for number in for_roots.numbers(self.hall.data, name)})
         if not holders or (first is None and not wanted):
             return None
         ref = self.roots.find(first.role, first.version) if first else self.roots.find("nfsroot")
         return published.plan(self.roots.store, ref, tuple(holders))
+
+    def _held(self, name: str) -> Path:
+        """A root file server's disk: on the store's own, with what the lab begins with in it."""
+        folder = self._disks / name
+        folder.mkdir()
+        if self.netboot is not None:
+            with tempfile.TemporaryDirectory() as keys:
+                key = self.hall.signer_in(Path(keys)) if self.hall.signer else builder_keys.Keyring().default()
+                published.seed(folder, self.roots.store, self.netboot.ref, self.hall, key=key)
+        published.own(folder)
+        return folder
 
     def credentials_of(self, node: Node) -> dict[str, bytes]:
         """What a node gets as systemd credentials: who it is, the hall, and stand-ins for services to come."""
@@ -241,8 +259,6 @@ class Lab:
 
     def _stand_ins(self, node: Node) -> stand_ins.Credentials:
         """What makes a server offer what a service of Backline will."""
-        if node.spec.role == "rhfs" and self.netboot and published.numbers(self.hall.data, node.name):
-            return published.root_server(self.netboot.ref.role)
         if node.spec.role != "gw":
             return {}
         emulated = self.netboot is not None and Capability.KVM not in self.found

@@ -1,29 +1,38 @@
-"""What a lab puts where publishing will be: root file servers that hold the versions of the store, and netboot told so.
+"""Where a lab begins: root file servers that hold a version of the store already, and netboot told so.
 
-Versions are the store's own files, bound read-only into the root file servers, which serve them as a hall's do: kernel
-and initrd over HTTP, the version's folder over NFS 4.1, both as /images/<role>/<version>. netboot is told by its own
-API over its unix socket, as an administrator does it: the version, who holds it, and the channel that points to it.
+A root file server's folder of versions is one on the store's own disk, and what the lab begins with lies in it as hard
+links with a statement that the lab's hall has signed: to the server it is a version that it pulled some day, and it
+verifies, serves and confirms it as any other. netboot is told by its own API over its unix socket, as an administrator
+does it: the version, who holds it, and the channel that points to it.
 """
 
 from __future__ import annotations
 
-import re
+import os
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from builder.store import Store
-from e2e import serial, stand_ins
-from e2e.stand_ins import Credentials
+from e2e import serial
+from e2e.halls import LabHall
 from netboot.client import Netboot
 from netboot.schema import NewPointer, NewVersion
+from services.common import manifest as manifests
+from services.common import signing
+from services.common import statement as statements
+from services.common.codec import encode_json
+from services.common.statement import Publication, Statement
 from services.common.versions import Ref
-from services.hall.schema import Hall
+from services.roots.held import RECORD, Folder, served
+from services.roots.schema import Record
 
-STORE = "/var/lib/backline/store"
-"""Where root file servers of a lab see the versions that they serve."""
+HELD = "/var/lib/backline/roots"
+"""Where root file servers have their versions."""
 PATH = "/images"
 CHANNEL = "stable"
-_RFS = re.compile(r"rfs([0-9]{1,4})")
-_CONFIGURATION = "/run/published/nginx.conf"
+OWNER = 20070
+"""The user backline-roots (images/ids.toml). Its folders are its own; the hard links stay the store's."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +48,6 @@ class Published:
     def path(self) -> str:
         """The version's part of every URL and path: one boot is one version."""
         return f"{PATH}/{self.ref.role}/{self.ref.version}"
-
-
-def numbers(hall: Hall, host: str) -> tuple[int, ...]:
-    """Which root file servers a host of hall.toml is: the numbers of its aliases `rfsN`."""
-    known = hall.hosts.get(host)
-    aliases = [*known.aliases, *(alias for nic in known.nics for alias in nic.aliases)] if known else []
-    return tuple(sorted(int(found[1]) for alias in aliases if (found := _RFS.fullmatch(alias))))
 
 
 def plan(store: Store, ref: Ref, holders: tuple[int, ...]) -> Published:
@@ -76,64 +78,34 @@ def version(published: Published) -> NewVersion:
     )
 
 
-def nginx(role: str) -> str:
-    """All of nginx's configuration on a root file server: kernels and initrds of a role's versions, nothing else."""
-    return f"""pid /run/nginx.pid;
-error_log stderr;
-events {{ }}
-http {{
-    access_log syslog:server=unix:/dev/log,nohostname,tag=nginx;
-    default_type application/octet-stream;
-    sendfile on;
-    server {{
-        listen 80 default_server;
-        root {STORE};
-        location ~ ^{PATH}/{role}/[^/]+/(vmlinuz|initrd)$ {{ }}
-        location / {{ return 404; }}
-    }}
-}}
-"""
+def seed(folder: Path, store: Store, ref: Ref, hall: LabHall, *, key: Path) -> None:
+    """Make `folder` that of a root file server that holds a version, and give it to its service."""
+    held = Folder(folder)
+    held.prepare()
+    place = held.place_of(ref)
+    place.mkdir(parents=True)
+    version = store.find(ref.role, ref.version)
+    manifest = store.manifest(ref.role, ref.version)
+    for name in (manifests.NAME, *served(manifest)):
+        (place / name).hardlink_to(version / name)
+    statement = Statement(
+        channel=CHANNEL,
+        sequence=1,
+        role=ref.role,
+        version=ref.version,
+        manifest_sha256=manifests.hash_file(version / manifests.NAME).sha256,
+        published_at=statements.now(),
+        by="lab",
+        hall=hall.data.site.name,
+    )
+    text = statements.encode(statement)
+    signature = signing.sign(text, key, statements.NAMESPACE).decode()
+    publication = Publication(id=0, statement=text.decode(), signatures=[signature])
+    held.write(place / RECORD, encode_json(Record(publication=publication, taken=time.time())))
+    own(folder)
 
 
-def ganesha(role: str) -> str:
-    """The configuration of nfs-ganesha: NFS 4.1, one export, read-only.
-
-    Nothing is ever locked or written there, so no client has a state to reclaim after a restart, and none waits for it.
-    Owners are numbers: a client that has to look up "root@domain" starts a program for it, from the very root it reads.
-    """
-    return f"""NFS_CORE_PARAM {{
-    Protocols = 4;
-    Enable_NLM = false;
-    Enable_RQUOTA = false;
-    # It has no CAP_SYS_RESOURCE in a container, and would end.
-    allow_set_io_flusher_fail = true;
-}}
-NFSV4 {{ Minor_Versions = 1; Graceless = true; Only_Numeric_Owners = true; }}
-EXPORT {{
-    Export_Id = 1;
-    Path = {STORE}{PATH}/{role};
-    Pseudo = {PATH}/{role};
-    Access_Type = RO;
-    Squash = All_Squash;
-    SecType = sys;
-    Protocols = 4;
-    Transports = TCP;
-    FSAL {{ Name = VFS; }}
-}}
-"""
-
-
-def root_server(role: str) -> Credentials:
-    """What makes a root file server serve the versions of a role."""
-    options = "-L SYSLOG -f /etc/ganesha/ganesha.conf -N NIV_EVENT"
-    lines = stand_ins.file_line("/etc/ganesha/ganesha.conf", ganesha(role))
-    lines += stand_ins.file_line("/etc/default/nfs-ganesha", f'OPTIONS="{options}"\n')
-    lines += stand_ins.file_line(_CONFIGURATION, nginx(role))
-    start = f"/usr/sbin/nginx -e stderr -c {_CONFIGURATION}"
-    return {
-        "tmpfiles.extra": lines.encode(),
-        "systemd.unit-dropin.multi-user.target": stand_ins.wants("nfs-ganesha.service", "nginx.service"),
-        "systemd.unit-dropin.nginx.service": (
-            f"[Service]\nExecStartPre=\nExecStart=\nExecStart={start}\nExecReload=\nExecReload={start} -s reload\n"
-        ).encode(),
-    }
+def own(folder: Path) -> None:
+    """Give the folders, not the files, to the service: what is in them are the store's."""
+    for path, _, _ in os.walk(folder):
+        os.chown(path, OWNER, OWNER)

@@ -60,6 +60,7 @@ from netboot.schema import (
     Settings,
     Version,
     Versions,
+    VersionUsers,
 )
 from netboot.schema import Boots as BootsAnswer
 from netboot.store import Store
@@ -212,6 +213,14 @@ def _for_administrators(its: Management) -> list[Route]:
             summary="Forget a version",
             status=204,
             errors=changing,
+        ),
+        Operation(
+            "GET",
+            "/v1/versions/{version}/users",
+            its.users,
+            summary="Who uses a version",
+            answer=VersionUsers,
+            errors=[401, 403, 404, 503],
         ),
         Operation("GET", "/v1/holdings", its.holdings, summary="Who holds what", answer=Holdings),
         Operation(

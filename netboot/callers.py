@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from starlette.requests import Request
 
+from netboot.machines import Machines
 from netboot.store import Actor
 from services.common.access import LOCAL, Role, access_of, require
 from services.common.errors import AccessError, MissingError
+
+RFS_SCOPE = "rfs"
+"""The scope of a root file server's certificate."""
 
 
 def origin_of(request: Request) -> str:
@@ -31,6 +37,27 @@ def publisher(request: Request) -> Actor:
     if not caller.has(Role.ROOT) and caller.origin != LOCAL:
         raise AccessError("auth.denied", f"{caller.name} may not do this", hint="for: root, the depot")
     return Actor(caller.name)
+
+
+def holder(request: Request, rfs: int, machines: Machines) -> None:
+    """Who says that a root file server holds a version: an administrator, or that very host by its certificate.
+
+    Which host `rfsN` is, mdb says: the machine that has the alias. A host's second interface is machine HOST-1 there
+    (`services.hall.for_mdb`). Raises AccessError of `require`.
+    """
+    caller = require(request, Role.ROOT, scope=RFS_SCOPE)
+    if caller.has(Role.ROOT):
+        return
+    owner = machines.by_name(f"rfs{rfs}")
+    cards = re.compile(rf"{re.escape(caller.name)}(-[0-9]+)?")
+    if caller.machine is not None or owner is None or not cards.fullmatch(owner.hostname):
+        is_whose = "nobody's" if owner is None else f"{owner.hostname}'s"
+        raise AccessError("auth.denied", f"{caller.name} is not rfs{rfs}, which is {is_whose} alias in mdb")
+
+
+def user_reader(request: Request) -> None:
+    """Who uses a version is for those who run the hall, and for root file servers. Raises AccessError of `require`."""
+    require(request, Role.ORGANIZER, scope=RFS_SCOPE)
 
 
 def reader(request: Request) -> None:

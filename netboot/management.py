@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from netboot.aliens import Strangers
 from netboot.boots import Boots
-from netboot.callers import named, publisher, reader, writer
+from netboot.callers import holder, named, publisher, reader, user_reader, writer
 from netboot.schema import (
     RFS_MAX,
     Aliens,
@@ -38,6 +38,7 @@ from netboot.schema import (
     Rollback,
     Version,
     Versions,
+    VersionUsers,
 )
 from netboot.schema import Boots as BootsAnswer
 from netboot.why import Why
@@ -72,19 +73,26 @@ class Management:
         writer(request)
         await asyncio.to_thread(self.store.remove_version, named(request, "version"))
 
+    async def users(self, request: Request) -> VersionUsers:
+        """Who uses a version: channels, pins, machines. Refused before mdb was heard, which has the machines' pins."""
+        user_reader(request)
+        return await asyncio.to_thread(self.store.users, named(request, "version"))
+
     async def holdings(self, request: Request) -> Holdings:  # noqa: ARG002
         """Which root file server has confirmed which version."""
         return Holdings(holdings=await asyncio.to_thread(self.store.holdings))
 
     async def hold(self, request: Request) -> Holding:
-        """A root file server holds a version, whole and verified."""
-        writer(request)
-        return await asyncio.to_thread(self.store.hold, _rfs(request), named(request, "version"))
+        """A root file server holds a version, whole and verified: its own word, or an administrator's."""
+        rfs = _rfs(request)
+        holder(request, rfs, self.store.machines)
+        return await asyncio.to_thread(self.store.hold, rfs, named(request, "version"))
 
     async def release(self, request: Request) -> None:
         """A root file server holds a version no longer."""
-        writer(request)
-        await asyncio.to_thread(self.store.release, _rfs(request), named(request, "version"))
+        rfs = _rfs(request)
+        holder(request, rfs, self.store.machines)
+        await asyncio.to_thread(self.store.release, rfs, named(request, "version"))
 
     # Channels
 

@@ -104,6 +104,13 @@ class Versions(msgspec.Struct, frozen=True, kw_only=True):
     versions: list[Version]
 
 
+class VersionUsers(msgspec.Struct, frozen=True, kw_only=True):
+    """Who uses a version, in words: channels that point to it or did before, pins, machines that run from it."""
+
+    version: str
+    users: list[str]
+
+
 class Holding(msgspec.Struct, frozen=True, kw_only=True):
     """A root file server has confirmed that it holds a version."""
 

@@ -45,10 +45,11 @@ from netboot.schema import (
     Quarantine,
     Rollback,
     Version,
+    VersionUsers,
 )
 from services.common.addresses import Range
 from services.common.database import Database
-from services.common.errors import BusyError, InputError, MissingError
+from services.common.errors import BusyError, HostError, InputError, MissingError
 from services.common.names import label_problem
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -153,14 +154,26 @@ class Store:
             session.execute(delete(VersionRow).where(VersionRow.version == version))
             self._changed(session)
 
-    def _users(self, session: Session, version: str) -> list[str]:
+    def users(self, version: str) -> VersionUsers:
+        """Who uses a version, other than the servers that hold it.
+
+        Raises MissingError("version.unknown"), HostError("ready.mdb") while it is not known which machines have a pin.
+        """
+        if not self.machines.ready:
+            raise HostError("ready.mdb", "mdb was never heard: who has a pin is not known")
+        with self.database.read() as session:
+            self._need_version(session, version)
+            return VersionUsers(version=version, users=self._users(session, version, holders=False))
+
+    def _users(self, session: Session, version: str, *, holders: bool = True) -> list[str]:
         channels = select(ChannelRow.name).where((ChannelRow.current == version) | (ChannelRow.previous == version))
         users = [f"channel {name}" for name in session.scalars(channels)]
         pins = session.scalars(select(PinRow).where(PinRow.version == version))
         users += [f"pin of {row.kind} {row.value}" for row in pins]
         users += [f"pin of machine {each.hostname}" for each in self.machines if each.pinned == version]
-        held = session.scalars(select(HoldingRow.rfs).where(HoldingRow.version == version).order_by(HoldingRow.rfs))
-        users += [f"held by rfs{rfs}" for rfs in held]
+        if holders:
+            held = session.scalars(select(HoldingRow.rfs).where(HoldingRow.version == version).order_by(HoldingRow.rfs))
+            users += [f"held by rfs{rfs}" for rfs in held]
         leased = leases.active(session, self.clock(), self.signs)
         hosts = [each.hostname for each in leased if each.version == version]
         if hosts:

@@ -45,10 +45,13 @@ def damaged(labs: Labs, shop: Shop, tmp_path_factory: pytest.TempPathFactory) ->
     assert labs.settings is not None
     root, _ = tampered.copy(Store(labs.settings.store_path), ROLES, store, role="nfsroot")
     later = tampered.places_of(shop, root, f"/usr/bin/{EXPORTER}")
-    tampered.flip(root, [tampered.SUPERBLOCK])
     settings = msgspec.structs.replace(labs.settings, store=str(store))
     with Lab(hall("uefi"), settings=settings) as lab:
         story = begin(lab)
+        # They read all of it when they start, and do not offer what is damaged; this is what happens to it later.
+        for server in ("rhfs01", "rhfs23"):
+            lab[server].wait_for_journal(r"^nfsroot/\S+ is whole$")
+        tampered.flip(root, [tampered.SUPERBLOCK])
         register_by_lldp(story)
         begun = Damaged(lab, story.mark, root)
         begun.said(r"Why: +no root for this seat")

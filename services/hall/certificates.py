@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from services.common.errors import InputError, UsageError, nearest
 from services.common.names import label_problem
-from services.hall.schema import Hall, Host
+from services.hall.schema import OF_GW, Hall, Host
 
 DAYS = 365
 SERVER = "backline.tls"
@@ -140,8 +140,12 @@ def for_host(hall: Hall, authority: Authority, name: str, *, scope: str | None, 
 
 
 def _names(hall: Hall, name: str, host: Host) -> list[str]:
-    """Its names with the domain; the bare ones are not in the CA's domain (RFC 5280, name constraints)."""
+    """Its names with the domain; the bare ones are not in the CA's domain (RFC 5280, name constraints).
+
+    Those of gw's services are gw's, whether hall.toml has them as aliases or not.
+    """
     aliases = [*host.aliases, *(alias for nic in host.nics for alias in nic.aliases)]
+    aliases += OF_GW if host.role == "gw" else ()
     return [f"{label}.{hall.site.domain}" for label in dict.fromkeys([name, *aliases])]
 
 

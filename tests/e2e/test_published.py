@@ -1,18 +1,18 @@
-"""What root file servers of a lab serve, and which numbers they have."""
+"""What root file servers of a lab hold at its beginning."""
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+from builder.store import Store
 from e2e import halls, published
+from services.common.signing import parse_signers
 from services.common.versions import Ref
+from services.hall import render
+from services.roots.held import Folder
+from tests.builder.stock import stage
 
 HALL = halls.make(roles={"web": "rhfs"})
-
-
-@pytest.mark.parametrize(("host", "wanted"), [("rhfs01", (0, 1)), ("web", ()), ("nobody", ())])
-def test_a_host_is_the_root_file_servers_of_its_aliases(host: str, wanted: tuple[int, ...]) -> None:
-    assert published.numbers(HALL.data, host) == wanted
 
 
 def test_every_path_of_a_version_has_its_role_and_id() -> None:
@@ -20,15 +20,23 @@ def test_every_path_of_a_version_has_its_role_and_id() -> None:
     assert found.path == "/images/nfsroot/20261121.bf275d18ebe8"
 
 
-def test_rhfs_exports_the_versions_of_one_role_and_nothing_else_read_only() -> None:
-    text = published.ganesha("nfsroot")
-    assert text.count("EXPORT {") == 1
-    assert f"Path = {published.STORE}/images/nfsroot;" in text
-    assert "Pseudo = /images/nfsroot;" in text
-    assert "Access_Type = RO;" in text
+def test_a_root_file_server_begins_with_a_version_that_it_would_have_pulled(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    ref = stage(tmp_path / "made", role="nfsroot", kernel="6.12")
+    store.add(ref.role, ref.version, tmp_path / "made")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    published.seed(disk, store, ref, HALL, key=HALL.signer_in(tmp_path))
+    files = render.render(HALL.data, render.identify(HALL.data, "rhfs", "rhfs01"))
+    signers = parse_signers(files[render.ALLOWED_SIGNERS].content, where="hall.toml")
+    assert Folder(disk).refs() == [ref]
+    assert Folder(disk).verify(ref, signers).version == ref.version
+    inside = Folder(disk).place_of(ref) / "root.erofs"
+    assert inside.samefile(store.find(ref.role, ref.version) / "root.erofs"), "nothing is copied"
+    assert inside.stat().st_uid == 0
+    assert Folder(disk).place_of(ref).stat().st_uid == published.OWNER
 
 
-def test_rhfs_gets_one_file_of_each_name() -> None:
-    lines = published.root_server("nfsroot")["tmpfiles.extra"].decode().splitlines()
-    written = [line.split()[1] for line in lines]
-    assert len(written) == len(set(written)) == 3
+def test_the_user_of_the_folder_is_the_images() -> None:
+    text = (Path(__file__).parents[2] / "images/ids.toml").read_text()
+    assert f'name = "backline-roots", uid = {published.OWNER},' in text

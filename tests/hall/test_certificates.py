@@ -50,7 +50,12 @@ def verdict(tmp_path: Path, authority: bytes, pem: bytes, *options: str) -> str:
 
 def test_a_servers_certificate_is_good_for_its_names_and_addresses(made: tuple[bytes, bytes], tmp_path: Path) -> None:
     pem = certificates.for_host(hall(), Authority.open(*made), "gw", scope=None)
-    for options in (["-verify_hostname", "mdb.prolo"], ["-verify_ip", "192.168.1.254"], []):
+    for options in (
+        ["-verify_hostname", "mdb.prolo"],
+        ["-verify_hostname", "depot.prolo"],
+        ["-verify_ip", "192.168.1.254"],
+        [],
+    ):
         assert verdict(tmp_path, made[1], pem, "-purpose", "sslserver", *options) == "good"
     assert "hostname mismatch" in verdict(tmp_path, made[1], pem, "-verify_hostname", "web.prolo")
     assert "unsuitable" in verdict(tmp_path, made[1], pem, "-purpose", "sslclient")

@@ -1,0 +1,1 @@
+"""The root file server's side of publishing: pull versions, verify and hold them, tell netboot, let go."""
