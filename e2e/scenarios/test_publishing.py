@@ -20,32 +20,37 @@ from e2e.lab import Lab
 from e2e.pool import Labs
 from services.common import manifest as manifests
 from services.common import signing
+from services.common.manifest import Artefact, Manifest
+from services.common.signing import Signer
 from services.common.versions import Ref
 from services.depot.client import Depot
 from services.depot.schema import SERVED
-from tests.depot.rig import ONE, People, image
 
 ROOT = Path(__file__).parents[2]
 GW = "192.168.1.254"
+SMALL = "20261121.000000000000"
 OVERRIDE = "/run/backline/hall/override.toml"
 
 pytestmark = [pytest.mark.lan(topology="hall", seats=2), pytest.mark.images]
 
 
 @pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> People:
-    return People.make(tmp_path_factory.mktemp("people"))
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The key that signs what is published."""
+    path = tmp_path_factory.mktemp("keys") / "anna"
+    signing.new_key(path, comment="anna")
+    return path
 
 
 @pytest.fixture(autouse=True)
-def _trusted(lab: Lab, people: People) -> Iterator[None]:
+def _trusted(lab: Lab, key: Path) -> Iterator[None]:
     """A hall that trusts our signer."""
     gw = lab["gw"]
     gw.wait_for_unit("nginx.service")
     gw.wait_for_unit("backline-depot.service")
     lab["web"].wait_for_address()
     (signer,) = lab.hall.data.trust.signers
-    line = signing.read_public(people.key()).format()
+    line = signing.read_public(key).format()
     gw.put(OVERRIDE, lab.hall.text.replace(signer.key, line, 1))
     gw.succeeds("systemctl", "reload", "backline-hall.service")
     yield
@@ -53,11 +58,11 @@ def _trusted(lab: Lab, people: People) -> Iterator[None]:
     gw.succeeds("systemctl", "reload", "backline-hall.service")
 
 
-def command(lab: Lab, people: People, store: Path, *words: str) -> subprocess.Popen[str]:
+def command(lab: Lab, key: Path, store: Path, *words: str) -> subprocess.Popen[str]:
     """`backline publish`, as root beside gw's sockets."""
     argv = [sys.executable, "-m", "services.common.main", "publish", *words, "--json", "--store", str(store)]
     argv += ["--address", lab["gw"].service("depot"), "--netboot", lab["gw"].service("netboot")]
-    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "BACKLINE_BUILD_SIGNING_KEY": str(people.key())}
+    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "BACKLINE_BUILD_SIGNING_KEY": str(key)}
     return subprocess.Popen(
         argv, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -92,11 +97,11 @@ def the_image(lab: Lab, labs: Labs) -> tuple[Store, Ref]:
     return store, ref
 
 
-def test_a_whole_image_is_published_though_the_depot_is_killed_meanwhile(lab: Lab, labs: Labs, people: People) -> None:
+def test_a_whole_image_is_published_though_the_depot_is_killed_meanwhile(lab: Lab, labs: Labs, key: Path) -> None:
     gw = lab["gw"]
     store, ref = the_image(lab, labs)
     manifest = store.manifest(ref.role, ref.version)
-    first = command(lab, people, store.root, f"{ref.role}@{ref.version}", "--channel", "servers")
+    first = command(lab, key, store.root, f"{ref.role}@{ref.version}", "--channel", "servers")
     incoming = f"/var/lib/backline-depot/incoming/{ref.role}/{ref.version}/root.erofs"
     gw.wait_until("a part of it is there", lambda: _size(lab, incoming) > 20_000_000, seconds=60)
     gw.succeeds("systemctl", "kill", "--signal=KILL", "backline-depot.service")
@@ -104,7 +109,7 @@ def test_a_whole_image_is_published_though_the_depot_is_killed_meanwhile(lab: La
     assert first.returncode == 4, err  # out of reach
     gw.wait_for_unit("backline-depot.service")
     assert _size(lab, incoming) > 0
-    done = finished(command(lab, people, store.root, f"{ref.role}@{ref.version}", "--channel", "servers"))
+    done = finished(command(lab, key, store.root, f"{ref.role}@{ref.version}", "--channel", "servers"))
     full = sum(manifest.artefacts[name].size for name in SERVED if name in manifest.artefacts)
     assert (done["sequence"], done["full"]) == (1, full)
     assert 0 < done["uploaded"] < full - 20_000_000
@@ -118,7 +123,8 @@ def test_a_whole_image_is_published_though_the_depot_is_killed_meanwhile(lab: La
     (signer,) = lab.hall.data.trust.signers
     signature = fetch(lab, "rhfs01", f"{path}/{manifests.NAME}.{signer.name}.sig").content
     data = fetch(lab, "rhfs01", f"{path}/{manifests.NAME}").content
-    assert signing.verify(data, signature, people.signers(), manifests.SIGNATURE_NAMESPACE) == "anna"
+    trusted = [Signer("anna", signing.read_public(key))]
+    assert signing.verify(data, signature, trusted, manifests.SIGNATURE_NAMESPACE) == "anna"
 
 
 def _size(lab: Lab, path: str) -> int:
@@ -126,23 +132,41 @@ def _size(lab: Lab, path: str) -> int:
     return int(done.stdout) if done.returncode == 0 else 0
 
 
-def test_an_administrator_publishes_from_elsewhere_by_session(lab: Lab, people: People, tmp_path: Path) -> None:
-    made = image(ONE, size=3_000_000)
+def small() -> tuple[dict[str, bytes], bytes]:
+    """The files of a small version, and its manifest."""
+    files = {name: hashlib.shake_256(name.encode()).digest(1_000_000) for name in SERVED}
+    artefacts = {name: Artefact(len(data), hashlib.sha256(data).hexdigest()) for name, data in files.items()}
+    made = Manifest(
+        role="nfsroot",
+        version=SMALL,
+        recipe_id="0" * 64,
+        tree_id="0" * 64,
+        root_hash="0" * 64,
+        epoch=0,
+        artefacts=artefacts,
+        packages=[],
+        wheels=[],
+    )
+    return files, manifests.encode(made)
+
+
+def test_an_administrator_publishes_from_elsewhere_by_session(lab: Lab, key: Path, tmp_path: Path) -> None:
+    files, manifest = small()
     (person,) = lab.hall.data.administrators
     challenge = asked(lab, "POST", "/v1/session/challenge", json={"name": person.name}).json()["challenge"]
     signature = signing.sign(challenge.encode(), lab.hall.key_in(tmp_path), "backline-login").decode()
     answer = asked(lab, "POST", "/v1/session", json={"challenge": challenge, "signature": signature}).json()
     session = {"authorization": f"Bearer {answer['token']}"}
-    new = json.loads(json.dumps({"role": "nfsroot", "version": ONE, "manifest": made.manifest.decode()}))
-    new["signatures"] = made.announce(people).signatures
+    signatures = [signing.sign(manifest, key, manifests.SIGNATURE_NAMESPACE).decode()]
+    new = {"role": "nfsroot", "version": SMALL, "manifest": manifest.decode(), "signatures": signatures}
     missing = asked(lab, "POST", "/v1/versions", json=new, headers=session).json()["missing"]
     assert set(missing) == set(SERVED)
     for name in missing:
         body = {**session, "content-type": "application/octet-stream"}
-        put = asked(lab, "PUT", f"/v1/versions/nfsroot/{ONE}/{name}", content=made.files[name], headers=body)
-        assert put.json() == {"name": name, "bytes": len(made.files[name])}
-    assert asked(lab, "POST", f"/v1/versions/nfsroot/{ONE}/complete", headers=session).status_code == 200
-    assert fetch(lab, "rhfs01", f"/files/images/nfsroot/{ONE}/initrd").content == made.files["initrd"]
+        put = asked(lab, "PUT", f"/v1/versions/nfsroot/{SMALL}/{name}", content=files[name], headers=body)
+        assert put.json() == {"name": name, "bytes": len(files[name])}
+    assert asked(lab, "POST", f"/v1/versions/nfsroot/{SMALL}/complete", headers=session).status_code == 200
+    assert fetch(lab, "rhfs01", f"/files/images/nfsroot/{SMALL}/initrd").content == files["initrd"]
 
 
 def test_who_has_no_session_changes_nothing_and_files_are_read_only(lab: Lab) -> None:
