@@ -126,12 +126,19 @@ def backline(*words: str) -> list[str]:
     return [sys.executable, "-m", "services.common.main", *words]
 
 
+def niceness(name: str) -> str:
+    """What the unit of a service says of its share of the processors (systemd.exec(5), Nice=)."""
+    text = (Path(__file__).parents[1] / "units" / f"backline-{name}.service").read_text()
+    return next((line.removeprefix("Nice=") for line in text.splitlines() if line.startswith("Nice=")), "0")
+
+
 @contextlib.contextmanager
 def serving(name: str, text: str, where: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A service over `where`, with its socket there, once it answers."""
     config, socket = where / f"{name}.toml", where / f"{name}.sock"
     config.write_text(text)
-    argv = backline(name, "serve", "--config", str(config), "--listen", f"unix:{socket}")
+    argv = ["nice", "-n", niceness(name)]  # as its unit says
+    argv += backline(name, "serve", "--config", str(config), "--listen", f"unix:{socket}")
     with (where / f"{name}.log").open("wb") as log, running(spawn(argv, stdout=log, stderr=log)) as process:
         wait_for(socket, process, where / f"{name}.log")
         yield process
