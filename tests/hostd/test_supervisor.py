@@ -24,7 +24,7 @@ from services.hostd.history import Outcome
 from services.hostd.supervisor_schema import Action, Transient
 from services.hostd.unit_files import MARK
 from tests.common.bus_rig import SystemdOnBus
-from tests.hostd.conftest import reachable
+from tests.common.service_rig import reachable
 from tests.hostd.supervisor_rig import Rig, around, supervisor
 from tests.hostd.wishes import INSTALLED, PLAIN
 
