@@ -468,10 +468,10 @@ def _hostd_parser() -> argparse.ArgumentParser:
 
 def _host_init_parser() -> argparse.ArgumentParser:
     """`backline host` with the one command that makes iron."""
-    from services.hostd import host_init
+    from services.hostd import host_init_cli
 
     root = argparse.ArgumentParser(prog="backline host")
-    host_init.add_parser(root.add_subparsers(metavar="COMMAND"))
+    host_init_cli.add_parser(root.add_subparsers(metavar="COMMAND"))
     return root
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.common.errors import Exit
-from services.hostd import host_init
+from services.hostd import host_init_cli
 
 if TYPE_CHECKING:
     import msgspec
@@ -25,7 +25,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     text = "What runs on a host, and what should. Asks this host's own supervisor unless --host names another."
     root = argparse.ArgumentParser(prog=prog, description=text)
     commands = root.add_subparsers(metavar="COMMAND", required=True)
-    host_init.add_parser(commands)
+    host_init_cli.add_parser(commands)
 
     hall = argparse.ArgumentParser(add_help=False)
     hall.add_argument("--hall", type=Path, metavar="FILE", help="hall.toml; this machine's, or ./hall.toml")

@@ -7,17 +7,14 @@ image, so it is the same code on the same locked wheels that runs inside of the 
 
 from __future__ import annotations
 
-import argparse
 import filecmp
 import os
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from services.common import toml
-from services.common.errors import Exit, HostError, InputError, UsageError
+from services.common.errors import HostError, InputError, UsageError
 from services.common.process import run
 from services.hostd.machines_records import make_folder, remove, synchronise
 
@@ -38,37 +35,6 @@ _USER = 'u backline-hostd 20210 "Backline: what runs on this host"\n'
 _CODE = "usr/lib/backline"
 _GENERATIONS = "usr/lib/backline-iron"
 _PYTHON = "3.13"
-
-
-def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
-    """The command line of `backline host init`."""
-    init = commands.add_parser("init", help="make this plain Debian 13 iron: a host that role images run on")
-    init.add_argument("--hall", type=Path, required=True, metavar="FILE", help="the hall's hall.toml")
-    init.add_argument(
-        "--from", dest="tree", type=Path, required=True, metavar="FOLDER", help="the mounted root.erofs of a role image"
-    )
-    init.add_argument(
-        "--secret",
-        action="append",
-        default=[],
-        metavar="NAME=FILE",
-        help="a credential for /etc/credstore; MACHINE/NAME=FILE for one of a machine's own",
-    )
-    init.set_defaults(run=_init)
-
-
-def _init(arguments: argparse.Namespace) -> int:
-    secrets = {}
-    for text in arguments.secret:
-        name, equals, file = text.partition("=")
-        if not equals:
-            raise UsageError("host.secret", f"{text!r} is no NAME=FILE")
-        secrets[name] = Path(file)
-    done = init(tree=arguments.tree, hall=arguments.hall, secrets=secrets)
-    for line in done:
-        print(line, file=sys.stderr)
-    print("this host is iron" + ("" if done else "; nothing was to do"))
-    return int(Exit.OK)
 
 
 def init(*, tree: Path, hall: Path, secrets: Mapping[str, Path], root: Path = Path("/")) -> list[str]:

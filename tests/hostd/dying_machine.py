@@ -1,12 +1,11 @@
-"""Does one thing to a machine of a `machines_rig`, and may die on the way: `-m MODULE FOLDER NUMBER OPERATION`."""
+"""Does things to machines of a `machines_rig`, and dies on the way: the program of `tests.crash.Victims`."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.crash import Dying
+from tests.crash import Dying, serve
 from tests.hostd.machines_rig import FAILING, HANGING, NAME, NEW, OLD, ROLE, Rig
 
 
@@ -52,6 +51,9 @@ def prepare(rig: Rig, operation: str) -> None:
         OPERATIONS["upgrade"](rig)
 
 
+def do(folder: Path, operation: str, step: Dying) -> None:
+    OPERATIONS[operation](Rig(folder, step=step))
+
+
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    OPERATIONS[sys.argv[3]](Rig(folder, step=Dying(folder, int(sys.argv[2]))))
+    serve(do)

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import pytest
 
 from services.common.errors import BacklineError
 from services.common.process import run
-from tests import crash
+from tests.crash import Victims
 from tests.hostd.dying_machine import OPERATIONS, prepare
 from tests.hostd.machines_rig import FULL, NAME, NEW, OLD, Rig
 
@@ -33,6 +34,23 @@ BEFORE = {
     "revert": NEW,
     "stop": OLD,
 }
+
+
+@pytest.fixture(scope="module")
+def victims() -> Iterator[Victims]:
+    with Victims(MODULE) as program:
+        yield program
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: SIGKILL does not need a disk, and a busy one makes each step slow."""
+    shared = Path("/dev/shm")
+    if not os.access(shared, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=shared, prefix="backline-crash-") as folder:
+        yield Path(folder)
 
 
 def check_whole(rig: Rig, operation: str) -> str:
@@ -79,22 +97,22 @@ def compare(operation: str, rows: list[tuple[str, str, str]]) -> None:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_killed_at_any_step_a_machine_is_as_before_or_as_after(operation: str, tmp_path: Path) -> None:
-    origin = tmp_path / "origin"
+def test_killed_at_any_step_a_machine_is_as_before_or_as_after(operation: str, victims: Victims, memory: Path) -> None:
+    origin = memory / "origin"
     origin.mkdir()
     prepare(Rig(origin), operation)
-    whole = tmp_path / "whole"
+    whole = memory / "whole"
     shutil.copytree(origin, whole)
-    names = crash.steps(MODULE, whole, operation)
+    names = victims.steps(whole, operation)
     assert check_whole(Rig(whole), operation) == ("before" if AFTER[operation] == BEFORE[operation] else "after")
     rows: list[tuple[str, str, str]] = []
     for number, name in enumerate(names):
         said = []
-        dead = tmp_path / f"{number}"
+        dead = memory / f"{number}"
         shutil.copytree(origin, dead)
-        assert crash.kill(MODULE, dead, number, operation) == name
+        assert victims.kill(dead, number, operation) == name
         for restart in ("unit", "iron"):
-            place = tmp_path / f"{number}-{restart}"
+            place = memory / f"{number}-{restart}"
             shutil.copytree(dead, place)
             rig = Rig(place)
             if restart == "unit":
