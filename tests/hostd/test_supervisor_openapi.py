@@ -19,6 +19,8 @@ from tests.mdb.test_openapi import UnixAdapter
 DOCUMENT: dict[str, Any] = json.loads(json.dumps(openapi_of_supervisor()))
 # A stream has no end to wait for; tests/hostd/test_supervisor.py reads it.
 schema = schemathesis.openapi.from_dict(DOCUMENT).exclude(path="/v1/events")
+TABLES = ("/v1/plans", "/v1/generations", "/v1/transients", "/v1/units/{name}/properties")
+"""Bodies with tables by any name: what should be wrong in an entry of one may be in no entry, and all is right."""
 KNOWN = {"name": ("nginx.service", "bad.service", "none.service"), "number": (0, 1, 7)}
 
 
@@ -56,7 +58,7 @@ def test_the_supervisor_serves_that_document(rig: Rig) -> None:
 )
 def test_every_operation_answers_as_documented(case: schemathesis.Case[Any], rig: Rig) -> None:
     # What a document may wish for has rules that a schema does not say: 422 with words. A name in a path is any text.
-    special = [negative_data_rejection] if case.method == "GET" else []
+    special = [negative_data_rejection] if case.method == "GET" or case.path in TABLES else []
     excluded: list[Any] = [positive_data_acceptance, *special]
     with requests.Session() as session:
         session.mount("http://supervisor", UnixAdapter(rig.service.socket))
