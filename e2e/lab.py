@@ -41,6 +41,7 @@ from e2e.roots import Roots
 from e2e.sandbox import Sandbox
 from services.common.errors import BacklineError, MissingError, UsageError, nearest
 from services.common.progress import Progress
+from services.common.versions import Ref
 from services.hall import for_roots
 from services.mdb.schema import Machine
 
@@ -236,11 +237,20 @@ class Lab:
         folder = self._disks / name
         folder.mkdir()
         if self.netboot is not None:
-            with tempfile.TemporaryDirectory() as keys:
-                key = self.hall.signer_in(Path(keys)) if self.hall.signer else builder_keys.Keyring().default()
-                published.seed(folder, self.roots.store, self.netboot.ref, self.hall, key=key)
+            self._seed(folder, self.netboot.ref, 1)
         published.own(folder)
         return folder
+
+    def _seed(self, folder: Path, ref: Ref, sequence: int) -> None:
+        with tempfile.TemporaryDirectory() as keys:
+            key = self.hall.signer_in(Path(keys)) if self.hall.signer else builder_keys.Keyring().default()
+            published.seed(folder, self.roots.store, ref, self.hall, key=key, sequence=sequence)
+
+    def hold(self, ref: Ref, *, sequence: int) -> None:
+        """Let every root file server hold another version of the store, as number `sequence` of the lab's channel."""
+        for name in (name for name, node in self.nodes.items() if published.HELD in node.binds):
+            self._seed(self._disks / name, ref, sequence)
+            self.nodes[name].succeeds("systemctl", "restart", "backline-roots.service")
 
     def credentials_of(self, node: Node) -> dict[str, bytes]:
         """What a node gets as systemd credentials: who it is, the hall, and stand-ins for services to come."""

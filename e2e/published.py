@@ -78,8 +78,11 @@ def version(published: Published) -> NewVersion:
     )
 
 
-def seed(folder: Path, store: Store, ref: Ref, hall: LabHall, *, key: Path) -> None:
-    """Make `folder` that of a root file server that holds a version, and give it to its service."""
+def seed(folder: Path, store: Store, ref: Ref, hall: LabHall, *, key: Path, sequence: int = 1) -> None:
+    """Make `folder` that of a root file server that holds a version, and give it to its service.
+
+    A service that runs finds it when it is started again.
+    """
     held = Folder(folder)
     held.prepare()
     place = held.place_of(ref)
@@ -90,7 +93,7 @@ def seed(folder: Path, store: Store, ref: Ref, hall: LabHall, *, key: Path) -> N
         (place / name).hardlink_to(version / name)
     statement = Statement(
         channel=CHANNEL,
-        sequence=1,
+        sequence=sequence,
         role=ref.role,
         version=ref.version,
         manifest_sha256=manifests.hash_file(version / manifests.NAME).sha256,

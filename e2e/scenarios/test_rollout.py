@@ -85,15 +85,21 @@ def clients(lab: Lab) -> Iterator[tuple[Netboot, RolloutClient]]:
         yield netboot, rollout
 
 
-def offer(lab: Lab, ref: Ref) -> str:
+def offer(lab: Lab, ref: Ref, sequence: int) -> str:
     """Make a version known to netboot and held by the lab's root file servers, as publishing does."""
     assert lab.netboot is not None
     plan = published.plan(lab.roots.store, ref, lab.netboot.holders)
     lab.roots.mount(ref)
     with clients(lab) as (netboot, _):
         netboot.add_version(published.version(plan))
-        for number in plan.holders:
-            netboot.hold(number, ref.version)
+        lab.hold(ref, sequence=sequence)
+        lab["gw"].wait_until(
+            "what root file servers confirm",
+            lambda: (
+                {each.rfs for each in netboot.holdings().holdings if each.version == ref.version} >= set(plan.holders)
+            ),
+            seconds=60,
+        )
     return ref.version
 
 
@@ -131,7 +137,7 @@ def test_seats_beat_and_have_leases(lab: Lab) -> None:
 
 def test_a_version_with_a_failing_unit_is_stopped_at_the_first_seat_and_taken_back(lab: Lab, bad: Ref) -> None:
     assert lab.netboot is not None
-    version, starts = offer(lab, bad), {name: lab[name].starts for name in SEATS}
+    version, starts = offer(lab, bad, 2), {name: lab[name].starts for name in SEATS}
     lab[SEATS[0]].allowed_failures.add(BROKEN)
     with clients(lab) as (netboot, rollout):
         found = over(lab, rollout.start(Plan(version=version, settle=5, within=120)).id)
@@ -149,7 +155,7 @@ def test_a_good_version_goes_from_ring_to_ring_through_a_restart_of_gws_services
     session = ["--unit=somebody", "--property=PAMName=login", "--property=User=root", "--setenv=XDG_SESSION_CLASS=user"]
     busy.succeeds("systemd-run", *session, "sleep", "infinity")
     gw.wait_until("somebody at a seat", lambda: seats(lab)[SEATS[3]].user is not None, seconds=60)
-    version = offer(lab, good)
+    version = offer(lab, good, 3)
     with clients(lab) as (_, rollout):
         id = rollout.start(Plan(version=version, settle=5, within=180, why="new compilers")).id
         gw.wait_until("the second ring", lambda: rollout.rollout(id).ring >= 1, seconds=SECONDS)
