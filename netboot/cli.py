@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from services.common.commands import asking_options, moment, one_line, print_json, service_options, table
 from services.common.errors import Exit, UsageError
 
 if TYPE_CHECKING:
-    import msgspec
-
     from netboot.client import Netboot
     from netboot.schema import Channel
 
@@ -27,16 +24,10 @@ def parser(prog: str) -> argparse.ArgumentParser:
     )
     commands = root.add_subparsers(metavar="COMMAND", required=True)
 
-    serve = commands.add_parser("serve", help="run the service (systemd does)")
-    serve.add_argument("--listen", action="append", default=[], metavar="ADDRESS", help="unix:/path or host:port")
-    serve.add_argument(
-        "--config", type=Path, metavar="FILE", help="settings; /etc/backline/netboot.toml when it exists"
-    )
+    serve = commands.add_parser("serve", parents=[service_options("netboot")], help="run the service (systemd does)")
     serve.set_defaults(run=_serve)
 
-    asking = argparse.ArgumentParser(add_help=False)
-    asking.add_argument("--address", metavar="ADDRESS", help="unix:/path or http://host:port of netboot")
-    asking.add_argument("--json", action="store_true", help="print the answer as JSON")
+    asking = asking_options("unix:/path or http://host:port of netboot")
 
     version = commands.add_parser("version", help="versions that machines can boot").add_subparsers(
         metavar="COMMAND", required=True
@@ -170,31 +161,6 @@ def _client(arguments: argparse.Namespace) -> Netboot:
     return Netboot(arguments.address or SOCKET)
 
 
-def _print_json(answer: msgspec.Struct) -> int:
-    from services.common.codec import encode_json
-
-    print(encode_json(answer).decode())
-    return int(Exit.OK)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> int:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(_one_line(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    return int(Exit.OK)
-
-
-def _one_line(text: str) -> str:
-    """Text of others, without what could steer the terminal."""
-    return "".join(char if char.isprintable() else " " for char in text)
-
-
-def _moment(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(sep=" ", timespec="seconds")
-
-
 def _rfs(text: str) -> int:
     digits = text.removeprefix("rfs")
     if not digits.isdecimal() or len(digits) > 4:
@@ -209,12 +175,12 @@ def _versions(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         found = client.versions()
     if arguments.json:
-        return _print_json(found)
+        return print_json(found)
     rows = [("VERSION", "ROLE", "ROOT HASH", "ADDED", "OPTIONS")]
     rows += [
-        (each.version, each.role, each.root_hash[:16], _moment(each.added), each.options) for each in found.versions
+        (each.version, each.role, each.root_hash[:16], moment(each.added), each.options) for each in found.versions
     ]
-    return _table(rows)
+    return table(rows)
 
 
 def _add_version(arguments: argparse.Namespace) -> int:
@@ -232,7 +198,7 @@ def _add_version(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         made = client.add_version(new)
     if arguments.json:
-        return _print_json(made)
+        return print_json(made)
     print(f"{made.role} {made.version} is known")
     return int(Exit.OK)
 
@@ -249,17 +215,17 @@ def _holdings(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         found = client.holdings()
     if arguments.json:
-        return _print_json(found)
+        return print_json(found)
     rows = [("RFS", "VERSION", "CONFIRMED")]
-    rows += [(f"rfs{each.rfs}", each.version, _moment(each.confirmed_at)) for each in found.holdings]
-    return _table(rows)
+    rows += [(f"rfs{each.rfs}", each.version, moment(each.confirmed_at)) for each in found.holdings]
+    return table(rows)
 
 
 def _hold(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         made = client.hold(_rfs(arguments.rfs), arguments.version)
     if arguments.json:
-        return _print_json(made)
+        return print_json(made)
     print(f"rfs{made.rfs} holds {made.version}")
     return int(Exit.OK)
 
@@ -280,7 +246,7 @@ def _channels(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         found = client.channels()
     if arguments.json:
-        return _print_json(found)
+        return print_json(found)
     rows = [("CHANNEL", "BOOTS", "CURRENT", "PREVIOUS", "COMMITTED", "GENERATION", "CHANGED", "BY", "WHY")]
     rows += [
         (
@@ -290,26 +256,26 @@ def _channels(arguments: argparse.Namespace) -> int:
             each.previous or "",
             _commitment(each),
             str(each.generation),
-            _moment(each.changed),
+            moment(each.changed),
             each.changed_by,
             each.why,
         )
         for each in found.channels
     ]
-    return _table(rows)
+    return table(rows)
 
 
 def _commitment(channel: Channel) -> str:
     if channel.committed:
         return "yes"
     tried = "" if channel.only is None else f", {len(channel.only)} machines try it"
-    return f"by {_moment(channel.commit_by)}{tried}"
+    return f"by {moment(channel.commit_by)}{tried}"
 
 
 def _moved(arguments: argparse.Namespace, channel: Channel) -> int:
     if arguments.json:
-        return _print_json(channel)
-    until = "" if channel.committed else f", to be committed by {_moment(channel.commit_by)}"
+        return print_json(channel)
+    until = "" if channel.committed else f", to be committed by {moment(channel.commit_by)}"
     print(f"{channel.name} points to {channel.effective or 'nothing'}, generation {channel.generation}{until}")
     return int(Exit.OK)
 
@@ -348,11 +314,11 @@ def _history(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         found = client.channel_history(arguments.channel)
     if arguments.json:
-        return _print_json(found)
+        return print_json(found)
     rows = [("WHEN", "GENERATION", "WHAT", "CURRENT", "PREVIOUS", "BY", "WHY")]
     rows += [
         (
-            _moment(each.at),
+            moment(each.at),
             str(each.generation),
             each.action.value,
             each.current or "nothing",
@@ -362,7 +328,7 @@ def _history(arguments: argparse.Namespace) -> int:
         )
         for each in found.changes
     ]
-    return _table(rows)
+    return table(rows)
 
 
 # Quarantine
@@ -372,9 +338,9 @@ def _quarantines(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         found = client.quarantines()
     if arguments.json:
-        return _print_json(found)
+        return print_json(found)
     rows = [("VERSION", "SINCE", "BY", "WHY")]
-    return _table([*rows, *((each.version, _moment(each.at), each.by, each.why) for each in found.quarantines)])
+    return table([*rows, *((each.version, moment(each.at), each.by, each.why) for each in found.quarantines)])
 
 
 def _quarantine(arguments: argparse.Namespace) -> int:
@@ -383,7 +349,7 @@ def _quarantine(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         made = client.quarantine(arguments.version, NewQuarantine(why=arguments.why))
     if arguments.json:
-        return _print_json(made)
+        return print_json(made)
     print(f"{made.version} is not offered any more")
     return int(Exit.OK)
 
@@ -403,10 +369,10 @@ def _pins(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         found = client.pins()
     if arguments.json:
-        return _print_json(found)
+        return print_json(found)
     rows = [("PIN", "OF", "VERSION", "SINCE", "BY", "WHY")]
-    rows += [(each.kind.value, each.value, each.version, _moment(each.at), each.by, each.why) for each in found.pins]
-    return _table(rows)
+    rows += [(each.kind.value, each.value, each.version, moment(each.at), each.by, each.why) for each in found.pins]
+    return table(rows)
 
 
 def _pin(arguments: argparse.Namespace) -> int:
@@ -417,7 +383,7 @@ def _pin(arguments: argparse.Namespace) -> int:
             PinKind(arguments.kind), arguments.value, NewPin(version=arguments.version, why=arguments.why)
         )
     if arguments.json:
-        return _print_json(made)
+        return print_json(made)
     print(f"{made.kind.value} {made.value} boots {made.version}")
     return int(Exit.OK)
 
@@ -436,11 +402,11 @@ def _boots(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         found = client.boots(arguments.machine, limit=arguments.limit)
     if arguments.json:
-        return _print_json(found)
+        return print_json(found)
     rows = [("WHEN", "HOST", "ANSWER", "VERSION", "RFS", "RULE", "STAGE", "DETAIL")]
     rows += [
         (
-            _moment(each.at),
+            moment(each.at),
             each.hostname,
             each.outcome.value,
             each.version or "",
@@ -451,20 +417,20 @@ def _boots(arguments: argparse.Namespace) -> int:
         )
         for each in found.boots
     ]
-    return _table(rows)
+    return table(rows)
 
 
 def _leases(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         found = client.leases()
     if arguments.json:
-        return _print_json(found)
+        return print_json(found)
     rows = [("HOST", "VERSION", "SINCE", "LAST SIGN", "ENDS")]
     rows += [
-        (each.hostname, each.version, _moment(each.since), _moment(each.last_sign), _moment(each.ends))
+        (each.hostname, each.version, moment(each.since), moment(each.last_sign), moment(each.ends))
         for each in found.leases
     ]
-    return _table(rows)
+    return table(rows)
 
 
 def _mark_off(arguments: argparse.Namespace) -> int:
@@ -479,11 +445,11 @@ def _logs(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         found = client.bootlogs(arguments.machine, limit=arguments.limit)
     if arguments.json:
-        return _print_json(found)
+        return print_json(found)
     for each in found.logs:
-        print(f"{_moment(each.at)}  machine {each.machine}, from {each.sent_from}, boot {each.boot}")
+        print(f"{moment(each.at)}  machine {each.machine}, from {each.sent_from}, boot {each.boot}")
         for line in each.text.splitlines():
-            print(f"    {_one_line(line)}")
+            print(f"    {one_line(line)}")
     return int(Exit.OK)
 
 
@@ -491,9 +457,9 @@ def _aliens(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         found = client.aliens()
     if arguments.json:
-        return _print_json(found)
+        return print_json(found)
     rows = [("MAC", "ASKED FROM", "TIMES", "FIRST", "LAST")]
     rows += [
-        (each.mac, each.asked_from, str(each.times), _moment(each.first), _moment(each.last)) for each in found.aliens
+        (each.mac, each.asked_from, str(each.times), moment(each.first), moment(each.last)) for each in found.aliens
     ]
-    return _table(rows)
+    return table(rows)

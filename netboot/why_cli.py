@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from services.common.commands import asking_options, one_line, print_json
 from services.common.errors import Exit
 
 SUMMARY = "what a machine boots and why, from its record in mdb to its last boot"
@@ -16,10 +17,9 @@ def parser(prog: str) -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog=prog,
         description="Walks mdb, DHCP, iPXE, channel or pin, root server and lease. Exit code 1 when it boots nothing.",
+        parents=[asking_options("unix:/path or http://host:port of netboot")],
     )
     root.add_argument("machine", metavar="HOST", help="host name, alias, MAC, address or id")
-    root.add_argument("--address", metavar="ADDRESS", help="unix:/path or http://host:port of netboot")
-    root.add_argument("--json", action="store_true", help="print the answer as JSON")
     root.set_defaults(run=_why)
     return root
 
@@ -27,25 +27,19 @@ def parser(prog: str) -> argparse.ArgumentParser:
 def _why(arguments: argparse.Namespace) -> int:
     from netboot.client import SOCKET, Netboot
     from netboot.schema import Outcome
-    from services.common.codec import encode_json
 
     with Netboot(arguments.address or SOCKET) as client:
         answer = client.why(arguments.machine)
     code = int(Exit.OK if answer.outcome is Outcome.BOOT else Exit.DIFFERENT)
     if arguments.json:
-        print(encode_json(answer).decode())
+        print_json(answer)
         return code
-    print(_one_line(f"{answer.host} boots {answer.verdict}"))
+    print(one_line(f"{answer.host} boots {answer.verdict}"))
     for step in answer.steps:
-        print(_one_line(f"{_MARKS[step.finding.value]} {step.step:<12} {step.text}"))
+        print(one_line(f"{_MARKS[step.finding.value]} {step.step:<12} {step.text}"))
         for rule in step.rules:
             chosen = f"{rule.rule}: {rule.version}" if rule.version else rule.rule
-            print(_one_line(f"   {'':<12} {'*' if rule.won else '-'} {chosen} ({rule.because})"))
+            print(one_line(f"   {'':<12} {'*' if rule.won else '-'} {chosen} ({rule.because})"))
         for line in step.more:
-            print(_one_line(f"   {'':<12} {line}"))
+            print(one_line(f"   {'':<12} {line}"))
     return code
-
-
-def _one_line(text: str) -> str:
-    """Text of others, without what could steer the terminal."""
-    return "".join(char if char.isprintable() else " " for char in text)

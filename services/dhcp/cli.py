@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from services.common.commands import asking_options, moment, print_json, service_options, settings_options
 from services.common.errors import Exit
 
 if TYPE_CHECKING:
-    import msgspec
-
     from services.dhcp.client import Dhcp
     from services.dhcp.schema import Offer, Settings
 
@@ -23,23 +20,15 @@ def parser(prog: str) -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(prog=prog, description="What machines are told when they ask for an address.")
     commands = root.add_subparsers(metavar="COMMAND", required=True)
 
-    settings = argparse.ArgumentParser(add_help=False)
-    settings.add_argument(
-        "--config", type=Path, metavar="FILE", help="settings; /etc/backline/dhcp.toml when it exists"
-    )
-
-    serve = commands.add_parser("serve", parents=[settings], help="run the service (systemd does)")
-    serve.add_argument("--listen", action="append", default=[], metavar="ADDRESS", help="unix:/path or host:port")
+    serve = commands.add_parser("serve", parents=[service_options("dhcp")], help="run the service (systemd does)")
     serve.set_defaults(run=_serve)
 
     prepare = commands.add_parser(
-        "prepare", parents=[settings], help="make the configuration that Kea starts with (systemd does)"
+        "prepare", parents=[settings_options("dhcp")], help="make the configuration that Kea starts with (systemd does)"
     )
     prepare.set_defaults(run=_prepare)
 
-    asking = argparse.ArgumentParser(add_help=False)
-    asking.add_argument("--address", metavar="ADDRESS", help="unix:/path or http://host:port of another service")
-    asking.add_argument("--json", action="store_true", help="print the answer as JSON")
+    asking = asking_options("unix:/path or http://host:port of another service")
 
     show = commands.add_parser("show", parents=[asking], help="what is in force, or what a MAC address is told")
     show.add_argument("mac", nargs="?", metavar="MAC", help="as in 52:54:00:12:34:56")
@@ -99,24 +88,13 @@ def _client(arguments: argparse.Namespace) -> Dhcp:
     return Dhcp(arguments.address or SOCKET)
 
 
-def _print_json(answer: msgspec.Struct) -> int:
-    from services.common.codec import encode_json
-
-    print(encode_json(answer).decode())
-    return int(Exit.OK)
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(sep=" ", timespec="seconds")
-
-
 def _show(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         if arguments.mac is None:
             status = client.status()
             if arguments.json:
-                return _print_json(status)
-            since = f", since {_moment(status.applied_at)}" if status.applied_at else ""
+                return print_json(status)
+            since = f", since {moment(status.applied_at)}" if status.applied_at else ""
             print(f"{status.state.value}: {status.reserved} machines have an address of their own{since}")
             print(f"configuration {status.generation}, on {', '.join(status.cards.values()) or 'no card'}")
             if status.problem:
@@ -126,7 +104,7 @@ def _show(arguments: argparse.Namespace) -> int:
             return int(Exit.OK)
         offer = client.offer(arguments.mac)
     if arguments.json:
-        return _print_json(offer)
+        return print_json(offer)
     for name, value in _lines(offer):
         print(f"{name:<12} {value}")
     return int(Exit.OK)
@@ -151,7 +129,7 @@ def _lines(offer: Offer) -> list[tuple[str, str]]:
         ("UEFI", f"{boot.uefi} from {offer.next_server}" if boot else None),
         ("UEFI HTTP", boot.uefi_http if boot else None),
         ("iPXE", boot.ipxe if boot else None),
-        ("has", f"{lease.ip} until {_moment(lease.expires)}" if lease else "no lease"),
+        ("has", f"{lease.ip} until {moment(lease.expires)}" if lease else "no lease"),
     ]
     return [(name, str(value)) for name, value in lines if value]
 
@@ -160,10 +138,10 @@ def _leases(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         found = client.leases(arguments.mac)
     if arguments.json:
-        return _print_json(found)
+        return print_json(found)
     for lease in found.leases:
         kind = lease.network if lease.known else f"{lease.network}, not reserved"
-        print(f"{lease.ip!s:<15}  {lease.mac}  until {_moment(lease.expires)}  {lease.hostname or '-'} ({kind})")
+        print(f"{lease.ip!s:<15}  {lease.mac}  until {moment(lease.expires)}  {lease.hostname or '-'} ({kind})")
     return int(Exit.OK)
 
 
@@ -174,7 +152,7 @@ def _check(arguments: argparse.Namespace) -> int:
         status = client.status()
     good = status.state is State.LIVE and not status.left_out
     if arguments.json:
-        _print_json(status)
+        print_json(status)
         return int(Exit.OK if good else Exit.DIFFERENT)
     match status.state:
         case State.LIVE:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from services.common.commands import (
+    asking_options,
+    moment,
+    one_line,
+    print_json,
+    service_options,
+    settings_options,
+    table,
+)
 from services.common.errors import Exit
 
 if TYPE_CHECKING:
-    import msgspec
-
     from services.dns.client import Dns
     from services.dns.schema import LeftOut, Settings
 
@@ -24,23 +29,17 @@ def parser(prog: str) -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(prog=prog, description="What BIND on gw is given from mdb. Asks gw's own service.")
     commands = root.add_subparsers(metavar="COMMAND", required=True)
 
-    configured = argparse.ArgumentParser(add_help=False)
-    configured.add_argument(
-        "--config", type=Path, metavar="FILE", help="settings; /etc/backline/dns.toml when it exists"
-    )
-
-    serve = commands.add_parser("serve", parents=[configured], help="run the service (systemd does)")
-    serve.add_argument("--listen", action="append", default=[], metavar="ADDRESS", help="unix:/path or host:port")
+    serve = commands.add_parser("serve", parents=[service_options("dns")], help="run the service (systemd does)")
     serve.set_defaults(run=_serve)
 
     prepare = commands.add_parser(
-        "prepare", parents=[configured], help="write named.conf and zones before named starts (systemd does)"
+        "prepare",
+        parents=[settings_options("dns")],
+        help="write named.conf and zones before named starts (systemd does)",
     )
     prepare.set_defaults(run=_prepare)
 
-    asking = argparse.ArgumentParser(add_help=False)
-    asking.add_argument("--address", metavar="ADDRESS", help="unix:/path or http://host:port of the service")
-    asking.add_argument("--json", action="store_true", help="print the answer as JSON")
+    asking = asking_options("unix:/path or http://host:port of the service")
 
     show = commands.add_parser("show", parents=[asking], help="zones and serials, or what DNS has on a name")
     show.add_argument("name", nargs="?", metavar="NAME", help="host name, alias, whole name or address")
@@ -91,39 +90,31 @@ def _client(arguments: argparse.Namespace) -> Dns:
     return Dns(arguments.address or SOCKET)
 
 
-def _print_json(answer: msgspec.Struct) -> None:
-    from services.common.codec import encode_json
-
-    print(encode_json(answer).decode())
-
-
 def _show(arguments: argparse.Namespace) -> int:
     if arguments.name is not None:
         return _lookup(arguments)
     with _client(arguments) as client:
         status = client.status()
     if arguments.json:
-        _print_json(status)
+        print_json(status)
         return int(Exit.OK)
-    since = _moment(status.applied) if status.applied else "never"
+    since = moment(status.applied) if status.applied else "never"
     print(f"{status.state}: {status.machines} machines at revision {status.revision}, in force since {since}")
     if status.problem:
-        print(f"problem: {_one_line(status.problem)}")
+        print(f"problem: {one_line(status.problem)}")
     rows = [("ZONE", "VIEW", "SERIAL", "SERVED", "RECORDS")]
     rows += [
         (each.zone, each.view, str(each.serial or "-"), str(each.served or "-"), str(each.records))
         for each in status.zones
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    table(rows)
     _left_out(status.left_out, status.left_out_total)
     return int(Exit.OK)
 
 
 def _left_out(left_out: list[LeftOut], total: int) -> None:
     for each in left_out:
-        print(f"left out: {_one_line(each.name)} (machine {_one_line(each.machine)}): {_one_line(each.reason)}")
+        print(f"left out: {one_line(each.name)} (machine {one_line(each.machine)}): {one_line(each.reason)}")
     if total > len(left_out):
         print(f"left out: {total - len(left_out)} more")
 
@@ -132,7 +123,7 @@ def _lookup(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         found = client.lookup(arguments.name)
     if arguments.json:
-        _print_json(found)
+        print_json(found)
     else:
         for each in found.answers:
             print(f"{each.name} {each.type} {each.value} (view {each.view}, {_whose(each.machine)})")
@@ -143,7 +134,7 @@ def _lookup(arguments: argparse.Namespace) -> int:
             print(f"named answers {', '.join(found.served) or 'nothing'}")
     if not found.answers:
         if not arguments.json:
-            print(f"{_one_line(found.name)}: not in DNS")
+            print(f"{one_line(found.name)}: not in DNS")
         return int(Exit.MISSING)
     return int(Exit.OK)
 
@@ -153,24 +144,15 @@ def _check(arguments: argparse.Namespace) -> int:
         status = client.status()
     good = status.state == "applied" and not status.left_out_total
     if arguments.json:
-        _print_json(status)
+        print_json(status)
     elif good:
         print(f"all of {status.machines} machines are in DNS, at revision {status.revision}")
     else:
         if status.problem:
-            print(f"not in force: {_one_line(status.problem)}")
+            print(f"not in force: {one_line(status.problem)}")
         _left_out(status.left_out, status.left_out_total)
     return int(Exit.OK if good else Exit.DIFFERENT)
 
 
 def _whose(machine: str) -> str:
     return f"machine {machine}" if machine.isdigit() else machine or "of every server"
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(sep=" ", timespec="seconds")
-
-
-def _one_line(text: str) -> str:
-    """Text that cannot steer the terminal of who reads it."""
-    return "".join(char if char.isprintable() else "\ufffd" for char in text)

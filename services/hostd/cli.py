@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from services.common.commands import asking_options, moment, print_json, service_options
 from services.common.errors import Exit
 
 if TYPE_CHECKING:
-    import msgspec
-
     from services.hostd.client import Hostd
     from services.hostd.schema import Journal, Units
 
@@ -23,21 +20,17 @@ def parser(prog: str) -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(prog=prog, description="What runs on a host. Asks the host's own hostd by default.")
     commands = root.add_subparsers(metavar="COMMAND", required=True)
 
-    serve = commands.add_parser("serve", help="run the service (systemd does)")
-    serve.add_argument("--listen", action="append", default=[], metavar="ADDRESS", help="unix:/path or host:port")
-    serve.add_argument("--config", type=Path, metavar="FILE", help="settings; /etc/backline/hostd.toml when it exists")
+    serve = commands.add_parser("serve", parents=[service_options("hostd")], help="run the service (systemd does)")
     serve.set_defaults(run=_serve)
 
-    supervise = commands.add_parser("supervise", help="run the supervisor, which changes the host (systemd does)")
-    supervise.add_argument("--listen", action="append", default=[], metavar="ADDRESS", help="unix:/path or host:port")
-    supervise.add_argument(
-        "--config", type=Path, metavar="FILE", help="settings; /etc/backline/supervisor.toml when it exists"
+    supervise = commands.add_parser(
+        "supervise",
+        parents=[service_options("supervisor")],
+        help="run the supervisor, which changes the host (systemd does)",
     )
     supervise.set_defaults(run=_supervise)
 
-    asking = argparse.ArgumentParser(add_help=False)
-    asking.add_argument("--address", metavar="ADDRESS", help="unix:/path or http://host:port of another hostd")
-    asking.add_argument("--json", action="store_true", help="print the answer as JSON")
+    asking = asking_options("unix:/path or http://host:port of another hostd")
 
     version = commands.add_parser("version", parents=[asking], help="the host's role and image version")
     version.set_defaults(run=_version)
@@ -109,18 +102,11 @@ def _client(arguments: argparse.Namespace) -> Hostd:
     return Hostd(arguments.address or SOCKET)
 
 
-def _print_json(answer: msgspec.Struct) -> int:
-    from services.common.codec import encode_json
-
-    print(encode_json(answer).decode())
-    return int(Exit.OK)
-
-
 def _version(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         host = client.host()
     if arguments.json:
-        return _print_json(host)
+        return print_json(host)
     print(f"{host.hostname}: {host.role or 'no role'}, {host.version or 'no version'} ({host.state})")
     return int(Exit.OK)
 
@@ -129,7 +115,7 @@ def _units(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         found = client.units(state=arguments.state, match=arguments.pattern)
     if arguments.json:
-        return _print_json(found)
+        return print_json(found)
     print_units(found)
     return int(Exit.OK)
 
@@ -145,7 +131,7 @@ def _journal(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         journal = client.journal(arguments.unit, lines=arguments.lines)
     if arguments.json:
-        return _print_json(journal)
+        return print_json(journal)
     print_journal(journal)
     return int(Exit.OK)
 
@@ -153,8 +139,7 @@ def _journal(arguments: argparse.Namespace) -> int:
 def print_journal(journal: Journal) -> None:
     """One entry a line, without what could steer a terminal."""
     for entry in journal.entries:
-        moment = datetime.fromtimestamp(entry.time, UTC).astimezone().isoformat(sep=" ", timespec="milliseconds")
         source = printable(entry.identifier or journal.unit)
         process = f"[{entry.pid}]" if entry.pid is not None else ""
         message = "(too long to show)" if entry.message is None else printable(entry.message)
-        print(f"{moment} {source}{process}: {message}")
+        print(f"{moment(entry.time, timespec='milliseconds')} {source}{process}: {message}")

@@ -6,12 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from services.common.commands import json_option, moment, print_json
 from services.common.errors import Exit
 from services.hostd import host_init_cli
 
 if TYPE_CHECKING:
-    import msgspec
-
     from services.hostd.desired import Desired
     from services.hostd.supervisor_client import Supervisor
     from services.hostd.supervisor_schema import Job
@@ -29,7 +28,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
 
     hall = argparse.ArgumentParser(add_help=False)
     hall.add_argument("--hall", type=Path, metavar="FILE", help="hall.toml; this machine's, or ./hall.toml")
-    hall.add_argument("--json", action="store_true", help="print the answer as JSON")
+    json_option(hall)
     asking = argparse.ArgumentParser(add_help=False, parents=[hall])
     asking.add_argument("--host", metavar="HOST", help="a host of hall.toml")
     asking.add_argument("--address", metavar="ADDRESS", help="unix:/path or https://host:port of a supervisor")
@@ -101,18 +100,12 @@ def _connect(arguments: argparse.Namespace) -> Supervisor:
     return Supervisor(arguments.address or SOCKET)
 
 
-def _print_json(answer: msgspec.Struct) -> None:
-    from services.common.codec import encode_json
-
-    print(encode_json(answer).decode())
-
-
 def _list(arguments: argparse.Namespace) -> int:
     from services.hostd import hosts
 
     found = hosts.ask_all(hosts.read_hall(arguments.hall), seconds=arguments.seconds)
     if arguments.json:
-        _print_json(found)
+        print_json(found)
     else:
         width = max((len(host.name) for host in found.hosts), default=0)
         for host in found.hosts:
@@ -126,13 +119,13 @@ def _show(arguments: argparse.Namespace) -> int:
     with _connect(arguments) as client:
         force = client.desired()
         if arguments.document:
-            _print_json(force.desired)
+            print_json(force.desired)
             return int(Exit.OK)
         host, observed, failed = client.host(), client.observed(), client.units(state=["failed"])
     if arguments.json:
         from services.hostd.hosts import Shown
 
-        _print_json(Shown(host, force, observed, [unit.name for unit in failed.units]))
+        print_json(Shown(host, force, observed, [unit.name for unit in failed.units]))
         return int(Exit.OK)
     print(f"{host.hostname}: {host.role or 'no role'}, {host.version or 'no version'} ({host.state})")
     newest = f" (the newest is {force.newest})" if force.newest != force.number else ""
@@ -149,21 +142,19 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _history(arguments: argparse.Namespace) -> int:
-    from datetime import UTC, datetime
 
     from services.hostd.cli import printable
 
     with _connect(arguments) as client:
         found = client.generations()
     if arguments.json:
-        _print_json(found)
+        print_json(found)
         return int(Exit.OK)
     for each in found.generations:
-        moment = datetime.fromtimestamp(each.at, UTC).astimezone().isoformat(sep=" ", timespec="seconds")
         mark = "*" if each.number == found.in_force else " "
         outcome = each.outcome.value if each.outcome is not None else "never begun"
         again = f" (as {each.restores})" if each.restores is not None else ""
-        print(f"{mark}{each.number:>4}  {moment}  {outcome:<10} {each.by}: {printable(each.why)}{again}")
+        print(f"{mark}{each.number:>4}  {moment(each.at)}  {outcome:<10} {each.by}: {printable(each.why)}{again}")
     return int(Exit.OK)
 
 
@@ -173,7 +164,7 @@ def _units(arguments: argparse.Namespace) -> int:
     with _connect(arguments) as client:
         found = client.units(state=arguments.state, match=arguments.pattern)
     if arguments.json:
-        _print_json(found)
+        print_json(found)
     else:
         print_units(found)
     return int(Exit.OK)
@@ -185,7 +176,7 @@ def _journal(arguments: argparse.Namespace) -> int:
     with _connect(arguments) as client:
         journal = client.journal(arguments.unit, lines=arguments.lines)
     if arguments.json:
-        _print_json(journal)
+        print_json(journal)
     else:
         print_journal(journal)
     return int(Exit.OK)
@@ -212,7 +203,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     with _connect(arguments) as client:
         planned = client.plan(desired)
     if arguments.json:
-        _print_json(planned)
+        print_json(planned)
         return int(Exit.OK)
     for step in planned.steps:
         print(step)
@@ -239,7 +230,7 @@ def _again(arguments: argparse.Namespace) -> int:
         if started.jobs:
             return _follow(arguments, client, started.jobs[0])
     if arguments.json:
-        _print_json(started)
+        print_json(started)
     else:
         print("nothing to do")
     return int(Exit.OK)
@@ -272,7 +263,7 @@ def _follow(arguments: argparse.Namespace, client: Supervisor, job: Job, *, want
             said = line
         job = client.wait(job.id, deadline=time.monotonic() + 5)
     if arguments.json:
-        _print_json(job)
+        print_json(job)
         return int(Exit.OK if job.state == wanted else Exit.FAILED)
     what = f"generation {job.generation}" if job.generation is not None else f"{job.action} {job.unit}"
     print(f"{what}: {job.state}")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from services.common.commands import json_option, print_json
 from services.common.errors import Exit
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     commands = root.add_subparsers(metavar="COMMAND", required=True)
 
     asking = argparse.ArgumentParser(add_help=False)
-    asking.add_argument("--json", action="store_true", help="print the answer as JSON")
+    json_option(asking)
     one = argparse.ArgumentParser(add_help=False)
     one.add_argument("name", metavar="NAME", help="the machine")
     why = argparse.ArgumentParser(add_help=False)
@@ -128,13 +129,6 @@ def _signers() -> Sequence[Signer]:
     return [each.signer() for each in hall.trust.signers] if hall else []
 
 
-def _print_json(answer: object) -> int:
-    from services.common.codec import encode_json
-
-    print(encode_json(answer).decode())
-    return int(Exit.OK)
-
-
 def _status(machines: Machines, record: Record) -> Status:
     from services.hostd.machines_iron import NotReady, Systemd
     from services.hostd.machines_schema import Status
@@ -164,7 +158,7 @@ def _list(arguments: argparse.Namespace) -> int:
     machines = _machines()
     found = [_status(machines, machines.records.load(name)) for name in machines.records.names()]
     if arguments.json:
-        return _print_json(found)
+        return print_json(found)
     for each in found:
         notes = [each.change, f"{len(each.failed_units)} failed units" if each.failed_units else ""]
         text = ", ".join(note for note in notes if note)
@@ -180,7 +174,7 @@ def _show(arguments: argparse.Namespace) -> int:
     status = _status(machines, record)
     home = machines.records.home(arguments.name)
     if arguments.json:
-        return _print_json({"record": to_builtins(record), "status": to_builtins(status), "home": str(home)})
+        return print_json({"record": to_builtins(record), "status": to_builtins(status), "home": str(home)})
     machine, limits = record.machine, record.machine.resources
     cards = [f"host{n}: {card.kind} on {card.on}" for n, card in enumerate(machine.network)]
     bounds = [("memory", limits.memory), ("cpus", limits.cpus), ("tasks", limits.tasks)]
@@ -361,7 +355,7 @@ def _images(arguments: argparse.Namespace) -> int:
         for version in machines.images.versions(role)
     ]
     if arguments.json:
-        return _print_json(found)
+        return print_json(found)
     for each in found:
         print(f"{each['role']}@{each['version']}{'  in use' if each['used'] else ''}")
     return int(Exit.OK)

@@ -7,6 +7,8 @@ import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from services.common.commands import asking_options, service_options
+
 SUMMARY = "the machine database: names, addresses, servers and versions of machines"
 
 _EDITABLE = ("hostname", "mac", "ip", "rfs", "hfs", "type", "room", "faulty_reason", "channel", "pinned", "notes")
@@ -22,14 +24,10 @@ def parser(prog: str) -> argparse.ArgumentParser:
     )
     commands = root.add_subparsers(metavar="COMMAND", required=True)
 
-    serve = commands.add_parser("serve", help="run the service (systemd does)")
-    serve.add_argument("--listen", action="append", default=[], metavar="ADDRESS", help="unix:/path or host:port")
-    serve.add_argument("--config", type=Path, metavar="FILE", help="settings; /etc/backline/mdb.toml when it exists")
+    serve = commands.add_parser("serve", parents=[service_options("mdb")], help="run the service (systemd does)")
     serve.set_defaults(run=_serve)
 
-    asking = argparse.ArgumentParser(add_help=False)
-    asking.add_argument("--address", metavar="ADDRESS", help="unix:/path or http://host:port of mdb")
-    asking.add_argument("--json", action="store_true", help="print the answer as JSON")
+    asking = asking_options("unix:/path or http://host:port of mdb")
     writing = argparse.ArgumentParser(add_help=False)
     writing.add_argument("--dry-run", action="store_true", help="only say what would change")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from services.common.commands import asking_options, moment, one_line, print_json, service_options, table
 from services.common.errors import Exit, MissingError, UsageError
 
 if TYPE_CHECKING:
@@ -26,16 +26,10 @@ def parser(prog: str) -> argparse.ArgumentParser:
     )
     commands = root.add_subparsers(metavar="COMMAND", required=True)
 
-    serve = commands.add_parser("serve", help="run the service (systemd does)")
-    serve.add_argument("--listen", action="append", default=[], metavar="ADDRESS", help="unix:/path or host:port")
-    serve.add_argument(
-        "--config", type=Path, metavar="FILE", help="settings; /etc/backline/rollout.toml when it exists"
-    )
+    serve = commands.add_parser("serve", parents=[service_options("rollout")], help="run the service (systemd does)")
     serve.set_defaults(run=_serve)
 
-    asking = argparse.ArgumentParser(add_help=False)
-    asking.add_argument("--address", metavar="ADDRESS", help="unix:/path or http://host:port of the service")
-    asking.add_argument("--json", action="store_true", help="print the answer as JSON")
+    asking = asking_options("unix:/path or http://host:port of the service")
 
     start = commands.add_parser("start", parents=[asking], help="begin with a version")
     start.add_argument("version", metavar="VERSION")
@@ -146,7 +140,7 @@ def _watch(client: RolloutClient, id: int, *, json: bool) -> int:
         rollout = client.rollout(id)
         for event in rollout.events:
             if event.at > told and not json:
-                print(f"{_moment(event.at)}  {event.text}", flush=True)
+                print(f"{moment(event.at)}  {event.text}", flush=True)
         told = rollout.events[-1].at if rollout.events else told
         if rollout.phase in OVER:
             if json:
@@ -171,29 +165,20 @@ def _list(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         found = client.rollouts(limit=100)
     if arguments.json:
-        from services.common.codec import encode_json
-
-        print(encode_json(found).decode())
-        return int(Exit.OK)
+        return print_json(found)
     rows = [("ID", "CHANNEL", "VERSION", "IS", "STARTED", "BY", "WHY")]
     rows += [
-        (str(each.id), each.plan.channel, each.plan.version, _state(each), _moment(each.started), each.by, each.why)
+        (str(each.id), each.plan.channel, each.plan.version, _state(each), moment(each.started), each.by, each.why)
         for each in found.rollouts
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(_one_line(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    return int(Exit.OK)
+    return table(rows)
 
 
 def _show(rollout: Rollout, *, json: bool) -> int:
     if json:
-        from services.common.codec import encode_json
-
-        print(encode_json(rollout).decode())
-        return int(Exit.OK)
+        return print_json(rollout)
     for line in _lines(rollout):
-        print(_one_line(line))
+        print(one_line(line))
     return int(Exit.OK)
 
 
@@ -221,14 +206,5 @@ def _lines(rollout: Rollout) -> Sequence[str]:
         lines.append(f"  ring {number} ({ring.kind.value}): {'good' if ring.passed else 'open'}: {told}")
         if ring.passed is None:
             lines += [f"    {each.hostname}: {each.standing.value} {each.detail}".rstrip() for each in ring.seats[:20]]
-    lines += [f"  {_moment(event.at)}  {event.text}" for event in rollout.events[-10:]]
+    lines += [f"  {moment(event.at)}  {event.text}" for event in rollout.events[-10:]]
     return lines
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(sep=" ", timespec="seconds")
-
-
-def _one_line(text: str) -> str:
-    """Text of others, without what could steer the terminal."""
-    return "".join(char if char.isprintable() else " " for char in text)

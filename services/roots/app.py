@@ -18,13 +18,14 @@ from starlette.requests import Request
 
 from services.common.access import Access, Role, require
 from services.common.app import Application, create_app
+from services.common.collecting import GcAnswer, GcRequest
 from services.common.edge import Operation, read_body
 from services.common.errors import BacklineError, HostError, MissingError
 from services.common.feed.client import Batch, Follower
 from services.common.statement import Publication
 from services.common.versions import Ref, valid_role, valid_version
 from services.roots.keeper import Keeper
-from services.roots.schema import GcAnswer, GcRequest, Root, Roots, State
+from services.roots.schema import Root, Roots, State
 
 logger = logging.getLogger(__name__)
 

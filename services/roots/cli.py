@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from services.common.errors import BusyError, Exit, MissingError, UsageError
+from services.common.commands import asking_options, gc_options, print_json, service_options
+from services.common.errors import BusyError, Exit, MissingError
 
 if TYPE_CHECKING:
-    import msgspec
-
     from services.common.versions import Ref
     from services.roots.client import Pointer, RootsClient
 
@@ -26,14 +24,10 @@ def parser(prog: str) -> argparse.ArgumentParser:
     )
     commands = root.add_subparsers(metavar="COMMAND", required=True)
 
-    serve = commands.add_parser("serve", help="run the service (systemd does)")
-    serve.add_argument("--listen", action="append", default=[], metavar="ADDRESS", help="unix:/path or host:port")
-    serve.add_argument("--config", type=Path, metavar="FILE", help="settings; /etc/backline/roots.toml when it exists")
+    serve = commands.add_parser("serve", parents=[service_options("roots")], help="run the service (systemd does)")
     serve.set_defaults(run=_serve)
 
-    asking = argparse.ArgumentParser(add_help=False)
-    asking.add_argument("--address", metavar="ADDRESS", help="unix:/path of a root file server's service")
-    asking.add_argument("--json", action="store_true", help="print the answer as JSON")
+    asking = asking_options("unix:/path of a root file server's service")
     named = argparse.ArgumentParser(add_help=False)
     named.add_argument("version", metavar="[ROLE/]VERSION", help="the role is nfsroot when absent")
 
@@ -44,16 +38,12 @@ def parser(prog: str) -> argparse.ArgumentParser:
     stage.set_defaults(run=_stage)
     remove = commands.add_parser("rm", parents=[asking, named], help="remove a version that nobody uses")
     remove.set_defaults(run=_remove)
-    collect = commands.add_parser("gc", parents=[asking], help="remove every version that nobody uses")
-    collect.add_argument("--keep", type=int, metavar="N", help="leave the N newest of a role, used or not (default 2)")
-    collect.add_argument("--plan", action="store_true", help="only say what would be removed, and why the rest stays")
+    collect = commands.add_parser("gc", parents=[asking, gc_options()], help="remove every version that nobody uses")
     collect.set_defaults(run=_collect)
 
-    moving = argparse.ArgumentParser(add_help=False)
+    moving = asking_options("unix:/path or https://host of netboot")
     moving.add_argument("--channel", default="stable", metavar="CHANNEL", help="stable when absent")
     moving.add_argument("--why", default="", metavar="TEXT", help="for the history")
-    moving.add_argument("--address", metavar="ADDRESS", help="unix:/path or https://host of netboot")
-    moving.add_argument("--json", action="store_true", help="print the answer as JSON")
     switch = commands.add_parser("switch", parents=[moving], help="have a channel's machines boot a version")
     switch.add_argument("version", metavar="VERSION")
     switch.add_argument(
@@ -99,20 +89,13 @@ def _ref(text: str) -> Ref:
     return make_ref(role or "nfsroot", version)
 
 
-def _print_json(answer: msgspec.Struct) -> int:
-    from services.common.codec import encode_json
-
-    print(encode_json(answer).decode())
-    return int(Exit.OK)
-
-
 def _list(arguments: argparse.Namespace) -> int:
     from services.common.versions import human
 
     with _client(arguments) as client:
         found = client.roots()
     if arguments.json:
-        return _print_json(found)
+        return print_json(found)
     for root in found.roots:
         state = root.state.value
         if root.state.value == "pulling":
@@ -135,7 +118,7 @@ def _stage(arguments: argparse.Namespace) -> int:
     with _client(arguments, seconds=STAGE_SECONDS) as client:
         root = client.stage(ref.role, ref.version)
     if arguments.json:
-        return _print_json(root)
+        return print_json(root)
     print(f"{ref} is here, {'and confirmed' if root.confirmed else 'and not confirmed yet'}")
     return int(Exit.OK)
 
@@ -150,21 +133,14 @@ def _remove(arguments: argparse.Namespace) -> int:
 
 
 def _collect(arguments: argparse.Namespace) -> int:
-    from services.common.versions import human
-    from services.roots.schema import GcRequest
+    from services.common.collecting import gc_request, print_collected
 
-    if arguments.keep is not None and not 0 <= arguments.keep <= 100:
-        raise UsageError("roots.keep", f"--keep {arguments.keep} is not from 0 to 100")
+    request = gc_request(arguments)
     with _client(arguments, seconds=3600.0) as client:
-        answer = client.collect(GcRequest(keep=arguments.keep, plan=arguments.plan))
+        answer = client.collect(request)
     if arguments.json:
-        return _print_json(answer)
-    for name in answer.removed:
-        print(f"{'would remove' if arguments.plan else 'removed'} {name}")
-    for kept in answer.kept:
-        print(f"kept {kept.role}/{kept.version}: {'; '.join(kept.why)}")
-    print(f"{human(answer.bytes)} {'would be ' if arguments.plan else ''}freed")
-    return int(Exit.OK)
+        return print_json(answer)
+    return print_collected(answer, plan=arguments.plan)
 
 
 def _switch(arguments: argparse.Namespace) -> int:
@@ -190,7 +166,7 @@ def _rollback(arguments: argparse.Namespace) -> int:
 
 def _pointed(arguments: argparse.Namespace, pointer: Pointer) -> int:
     if arguments.json:
-        return _print_json(pointer)
+        return print_json(pointer)
     trial = "" if pointer.committed else ", until it is committed or time is up"
     print(f"channel {pointer.name}: {pointer.current}{trial}; before it: {pointer.previous or 'none'}")
     return int(Exit.OK)

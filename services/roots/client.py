@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from services.common.client import Call, Client, Nothing, path_of
-from services.roots.schema import GcAnswer, GcRequest, Root, Roots
+from services.common.collecting import GcAnswer, GcRequest
+from services.roots.schema import Root, Roots
 
 SOCKET = "unix:/run/backline/roots.sock"
 NETBOOT = "unix:/run/backline/netboot.sock"

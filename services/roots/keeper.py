@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 import msgspec
 
 from services.common import statement as statements
+from services.common.collecting import GcAnswer, GcRequest, Kept
 from services.common.errors import BacklineError, BusyError, HostError, IntegrityError, MissingError
 from services.common.signing import Signer, read_signers
 from services.common.statement import Publication, Statement
@@ -29,7 +30,7 @@ from services.roots.held import Folder
 from services.roots.plan import Plan, Wanted
 from services.roots.pull import Moving, Pull
 from services.roots.remote import Depot, Netboot, NewProgress
-from services.roots.schema import GcAnswer, GcRequest, Kept, Root, Roots, Settings, State
+from services.roots.schema import Root, Roots, Settings, State
 
 logger = logging.getLogger(__name__)
 

@@ -76,29 +76,6 @@ class Roots(msgspec.Struct, frozen=True, kw_only=True):
     problems: list[str] = []
 
 
-class GcRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to collect; `keep` as in the settings when absent. A `plan` only says what would be done."""
-
-    keep: Annotated[int, Meta(ge=0, le=100)] | None = None
-    plan: bool = False
-
-
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """A version that stays, and everything that speaks for it."""
-
-    role: str
-    version: str
-    why: list[str]
-
-
-class GcAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What was removed (or would be), as ROLE/VERSION, the bytes of it, and what stays."""
-
-    removed: list[str]
-    bytes: int
-    kept: list[Kept]
-
-
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """`held.json` of a version: the publication that vouches for it, and when it was verified and taken (epoch)."""
 

@@ -10,12 +10,13 @@ import pytest
 
 from netboot.client import Netboot
 from netboot.schema import NewPin, NewPointer, NewVersion, PinKind
+from services.common.collecting import GcRequest
 from services.common.errors import BacklineError, BusyError, HostError, MissingError
 from services.common.statement import Publication
 from services.common.versions import Ref
 from services.roots.held import Folder
 from services.roots.keeper import Keeper
-from services.roots.schema import GcRequest, Settings, State
+from services.roots.schema import Settings, State
 from tests.netboot import rig as netboot_rig
 from tests.netboot.rig import Pair
 from tests.roots.rig import HALL, Hall, same

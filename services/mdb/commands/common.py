@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from services.common.codec import encode_json
-from services.common.errors import Exit, MissingError, UsageError
+from services.common.commands import one_line
+from services.common.errors import MissingError, UsageError
 from services.common.names import normal_mac
 from services.mdb.client import SOCKET, Mdb
 from services.mdb.ranges import expand
@@ -66,29 +65,6 @@ def _is_query(word: str) -> bool:
 
 
 # Printing
-
-
-def print_json(answer: object) -> int:
-    """The answer as one line of JSON."""
-    print(encode_json(answer).decode())
-    return int(Exit.OK)
-
-
-def table(rows: Sequence[Sequence[str]]) -> None:
-    """Columns, as wide as what is in them; the first row is the heading."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def moment(seconds: float) -> str:
-    """A time of the hall's clock, with its zone."""
-    return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(sep=" ", timespec="seconds")
-
-
-def one_line(text: str) -> str:
-    """Text of others, without what could steer the terminal."""
-    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def difference(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 
+from services.common.commands import moment, print_json, table
 from services.common.errors import Exit, MissingError, UsageError
 from services.mdb.client import Mdb
-from services.mdb.commands.common import client, converted, difference, moment, print_json, show_changes, table
+from services.mdb.commands.common import client, converted, difference, show_changes
 from services.mdb.schema import NewSwitch, Switch, SwitchPatch
 
 _FIELDS = ("name", "chassis", "room", "rfs", "hfs")

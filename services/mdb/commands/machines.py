@@ -7,20 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from services.common.codec import to_builtins
+from services.common.commands import moment, one_line, print_json, table
 from services.common.errors import Exit, UsageError
 from services.common.problem import RemoteError
-from services.mdb.commands.common import (
-    BULK_SECONDS,
-    chosen,
-    client,
-    converted,
-    difference,
-    moment,
-    one_line,
-    print_json,
-    show_changes,
-    table,
-)
+from services.mdb.commands.common import BULK_SECONDS, chosen, client, converted, difference, show_changes
 from services.mdb.schema import Edited, Edits, Machine
 
 FIELDS = ("hostname", "mac", "ip", "rfs", "hfs", "type", "room", "faulty_reason", "channel", "pinned", "notes")

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from services.common.client import Call, Client, Nothing
+from services.common.commands import one_line, print_json
 from services.common.errors import BacklineError, Exit, UsageError
-from services.mdb.commands.common import chosen, client, one_line, print_json
+from services.mdb.commands.common import chosen, client
 from services.mdb.pssh import How, Outcome, Result, Results, run
 
 NETBOOT = "unix:/run/backline/netboot.sock"

@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from services.common.commands import one_line, print_json
 from services.common.errors import Exit, InputError, UsageError
-from services.mdb.commands.common import BULK_SECONDS, client, one_line, print_json
+from services.mdb.commands.common import BULK_SECONDS, client
 from services.mdb.schema import Action, Format, Taken
 
 SHOWN = 50
