@@ -31,6 +31,7 @@ from netboot.schema import (
     Seats,
     Version,
     Versions,
+    VersionUsers,
 )
 from netboot.why_schema import WhyAnswer
 from services.common.client import AsyncClient, Call, Client, Nothing, path_of
@@ -48,6 +49,10 @@ def add_version_call(new: NewVersion) -> Call[Version]:
 
 def remove_version_call(version: str) -> Call[Nothing]:
     return Call("DELETE", path_of("v1", "versions", version), Nothing)
+
+
+def users_call(version: str) -> Call[VersionUsers]:
+    return Call("GET", path_of("v1", "versions", version, "users"), VersionUsers)
 
 
 def holdings_call() -> Call[Holdings]:
@@ -165,6 +170,10 @@ class Netboot(Client):
     def remove_version(self, version: str) -> None:
         """Forget a version that nobody uses."""
         self.send(remove_version_call(version))
+
+    def users(self, version: str) -> VersionUsers:
+        """Who uses a version, other than the servers that hold it."""
+        return self.send(users_call(version))
 
     def holdings(self) -> Holdings:
         """Which root file server holds what."""

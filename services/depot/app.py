@@ -22,12 +22,23 @@ from services.common import manifest as manifests
 from services.common import signing, statement
 from services.common.access import Access, Role, require
 from services.common.app import Application, create_app
+from services.common.collecting import GcAnswer, GcRequest
 from services.common.edge import Operation, read_body, read_query
-from services.common.errors import AccessError, BacklineError, BusyError, IntegrityError, MissingError, UsageError
+from services.common.errors import (
+    AccessError,
+    BacklineError,
+    BusyError,
+    HostError,
+    IntegrityError,
+    MissingError,
+    UsageError,
+)
 from services.common.feed.server import Feed
 from services.common.names import label_problem
 from services.common.serve import stopping
 from services.common.statement import Statement
+from services.common.versions import Ref, human
+from services.depot.collecting import Collector
 from services.depot.deltas import Deltas, Job, Stopped
 from services.depot.files import Files, Sink, Whole, ref_of
 from services.depot.models import outbox
@@ -73,6 +84,7 @@ class Api:
         self.files: Files = store.files
         self.deltas = deltas
         self.settings = settings
+        self.collector = Collector(store, netboot=settings.netboot, keep=settings.keep, busy=self._busy)
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()
         self._pending: dict[str, int] = {}
         self._queued: set[Job] = set()
@@ -101,7 +113,7 @@ class Api:
         ref = ref_of(new.role, new.version)
         data = new.manifest.encode()
         signatures = await asyncio.to_thread(self._verified, data, new.signatures)
-        missing = await asyncio.to_thread(self.files.begin, ref, data, signatures)
+        missing = await asyncio.to_thread(self._begin, ref, data, signatures)
         return Upload(role=ref.role, version=ref.version, complete=missing is None, missing=missing or {})
 
     def _verified(self, data: bytes, given: list[str]) -> dict[str, bytes]:
@@ -145,11 +157,38 @@ class Api:
         """Delete a version that is not the last one of any channel."""
         caller = require(request, Role.ROOT)
         ref = ref_of(request.path_params["role"], request.path_params["version"])
-        if channels := await asyncio.to_thread(self.store.published, ref):
-            message = f"{ref} is what {', '.join(channels)} got last"
-            raise BusyError("depot.published", message, hint="publish another version first")
-        await asyncio.to_thread(self.files.remove, ref)
+        await asyncio.to_thread(self._remove, ref)
         logger.info("%s was deleted by %s", ref, caller.name)
+
+    def _remove(self, ref: Ref) -> None:
+        with self.store.no_publishing():
+            if channels := self.store.published(ref):
+                message = f"{ref} is what {', '.join(channels)} got last"
+                raise BusyError("depot.published", message, hint="publish another version first")
+            self.files.remove(ref)
+
+    async def collect(self, request: Request) -> GcAnswer:
+        """Delete every version that nobody needs and that is not among the newest."""
+        require(request, Role.ROOT)
+        return await asyncio.to_thread(self.collector.collect, await read_body(request, GcRequest))
+
+    def _make_room(self) -> bool:
+        """Collect, as often as there is a lack of room; whether anything came of it."""
+        answer = self.collector.collect(GcRequest())
+        if answer.removed:
+            logger.warning("room was short: %s deleted, %s freed", ", ".join(answer.removed), human(answer.bytes))
+        return bool(answer.removed)
+
+    def _begin(self, ref: Ref, data: bytes, signatures: dict[str, bytes]) -> dict[str, int] | None:
+        try:
+            return self.files.begin(ref, data, signatures)
+        except HostError as error:
+            if error.code != "depot.full" or not self._make_room():
+                raise
+            return self.files.begin(ref, data, signatures)
+
+    def _busy(self) -> set[Ref]:
+        return {ref for job in list(self._queued) for ref in (job.old, job.new)}
 
     def _view(self, whole: Whole) -> Version:
         return Version(
@@ -264,14 +303,16 @@ class Api:
                 self._tell()
 
     async def tidy(self) -> None:
-        """Forget uploads that nobody went on with."""
+        """Forget uploads that nobody went on with, and versions that nobody needs when room is short."""
         older = self.settings.upload_days * 86400.0
         while True:
             try:
                 for ref in await asyncio.to_thread(lambda: self.files.forget_uploads(older=older)):
                     logger.info("the upload of %s was never finished, and is deleted", ref)
+                if await asyncio.to_thread(self.files.free) < self.settings.room_bytes:
+                    await asyncio.to_thread(self._make_room)
             except (BacklineError, OSError) as error:
-                logger.error("old uploads cannot be deleted: %s", error)
+                logger.error("what is old cannot be deleted: %s", error)
             await asyncio.sleep(TIDY_SECONDS)
 
 
@@ -351,6 +392,15 @@ def _of_versions(its: Api) -> list[Operation]:
         ),
         Operation("GET", one, its.version, summary="One version", query=WaitQuery, answer=Version, errors=[400, 404]),
         Operation("DELETE", one, its.remove, summary="Delete a version", status=204, errors=_CHANGING),
+        Operation(
+            "POST",
+            "/v1/gc",
+            its.collect,
+            summary="Delete what nobody needs",
+            body=GcRequest,
+            answer=GcAnswer,
+            errors=_CHANGING,
+        ),
         Operation(
             "POST",
             f"{one}/complete",

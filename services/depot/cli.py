@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from services.common.commands import asking_options, gc_options, moment, one_line, print_json, service_options, table
 from services.common.errors import Exit, UsageError
 
 if TYPE_CHECKING:
-    import msgspec
-
     from services.common.statement import Statement
     from services.depot.client import Depot
     from services.depot.schema import Publication
@@ -27,14 +24,10 @@ def parser(prog: str) -> argparse.ArgumentParser:
     )
     commands = root.add_subparsers(metavar="COMMAND", required=True)
 
-    serve = commands.add_parser("serve", help="run the service (systemd does)")
-    serve.add_argument("--config", type=Path, metavar="FILE", help="settings; /etc/backline/depot.toml when it exists")
-    serve.add_argument("--listen", action="append", default=[], metavar="ADDRESS", help="unix:/path or host:port")
+    serve = commands.add_parser("serve", parents=[service_options("depot")], help="run the service (systemd does)")
     serve.set_defaults(run=_serve)
 
-    asking = argparse.ArgumentParser(add_help=False)
-    asking.add_argument("--address", metavar="ADDRESS", help="unix:/path or https://depot.DOMAIN")
-    asking.add_argument("--json", action="store_true", help="print the answer as JSON")
+    asking = asking_options("unix:/path or https://depot.DOMAIN")
 
     versions = commands.add_parser("versions", parents=[asking], help="versions that are here, and deltas to them")
     versions.set_defaults(run=_versions)
@@ -47,6 +40,9 @@ def parser(prog: str) -> argparse.ArgumentParser:
     show = commands.add_parser("show", parents=[asking], help="one publication, and how far each receiver is")
     show.add_argument("id", type=int, metavar="ID", help="its number in `history`")
     show.set_defaults(run=_show)
+
+    collect = commands.add_parser("gc", parents=[asking, gc_options()], help="delete every version that nobody needs")
+    collect.set_defaults(run=_collect)
 
     remove = commands.add_parser("rm", parents=[asking], help="delete a version that no channel got last")
     remove.add_argument("version", metavar="ROLE/VERSION")
@@ -86,36 +82,13 @@ def _client(arguments: argparse.Namespace) -> Depot:
     return Depot(arguments.address or SOCKET)
 
 
-def _print_json(answer: msgspec.Struct) -> int:
-    from services.common.codec import encode_json
-
-    print(encode_json(answer).decode())
-    return int(Exit.OK)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> int:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(_one_line(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    return int(Exit.OK)
-
-
-def _one_line(text: str) -> str:
-    """Text of others, without what could steer the terminal."""
-    return "".join(char if char.isprintable() else " " for char in text)
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(sep=" ", timespec="seconds")
-
-
 def _versions(arguments: argparse.Namespace) -> int:
     from services.common.versions import human
 
     with _client(arguments) as client:
         found = client.versions()
     if arguments.json:
-        return _print_json(found)
+        return print_json(found)
     rows = [("VERSION", "SIZE", "SINCE", "DELTAS")]
     for each in found.versions:
         sizes: dict[str, int] = {}
@@ -125,15 +98,15 @@ def _versions(arguments: argparse.Namespace) -> int:
             )
         deltas = ", ".join(f"{human(size)} from {old}" for old, size in sizes.items())
         pending = f" ({each.pending} to be made)" if each.pending else ""
-        rows.append((f"{each.role}/{each.version}", human(each.bytes), _moment(each.added), deltas + pending))
-    return _table(rows)
+        rows.append((f"{each.role}/{each.version}", human(each.bytes), moment(each.added), deltas + pending))
+    return table(rows)
 
 
 def _history(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         found = client.publications(arguments.channel, limit=arguments.limit)
     if arguments.json:
-        return _print_json(found)
+        return print_json(found)
     rows = [("ID", "CHANNEL", "NUMBER", "VERSION", "WHEN", "SIGNED BY", "WHY")]
     for each in found.publications:
         said = _statement(each)
@@ -143,12 +116,12 @@ def _history(arguments: argparse.Namespace) -> int:
                 said.channel,
                 str(said.sequence),
                 f"{said.role}/{said.version}",
-                _moment(each.at),
+                moment(each.at),
                 ", ".join(each.signed_by),
                 said.why,
             )
         )
-    return _table(rows)
+    return table(rows)
 
 
 def _statement(publication: Publication) -> Statement:
@@ -163,10 +136,10 @@ def _show(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         found = client.publication(arguments.id)
     if arguments.json:
-        return _print_json(found)
+        return print_json(found)
     said = _statement(found)
-    print(f"{said.role}/{said.version}: number {said.sequence} of channel {said.channel}, {_moment(found.at)}")
-    print(_one_line(f"signed by {', '.join(found.signed_by)}, brought by {found.published_by}: {said.why or '-'}"))
+    print(f"{said.role}/{said.version}: number {said.sequence} of channel {said.channel}, {moment(found.at)}")
+    print(one_line(f"signed by {', '.join(found.signed_by)}, brought by {found.published_by}: {said.why or '-'}"))
     rows = [("RECEIVER", "STATE", "RECEIVED", "OF FULL", "WHEN", "DETAIL")]
     words = {each.host: each for each in found.progress}
     for host in found.receivers:
@@ -175,8 +148,19 @@ def _show(arguments: argparse.Namespace) -> int:
             rows.append((host, "not heard", "", "", "", ""))
         else:
             moved = f"{human(word.bytes)} of {human(word.total)}"
-            rows.append((host, word.state.value, moved, human(word.full), _moment(word.at), word.detail))
-    return _table(rows)
+            rows.append((host, word.state.value, moved, human(word.full), moment(word.at), word.detail))
+    return table(rows)
+
+
+def _collect(arguments: argparse.Namespace) -> int:
+    from services.common.collecting import gc_request, print_collected
+
+    request = gc_request(arguments)
+    with _client(arguments) as client:
+        answer = client.collect(request)
+    if arguments.json:
+        return print_json(answer)
+    return print_collected(answer, plan=arguments.plan)
 
 
 def _remove(arguments: argparse.Namespace) -> int:

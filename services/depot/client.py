@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from services.common.client import AsyncClient, Call, Client, Nothing, path_of
+from services.common.collecting import GcAnswer, GcRequest
 from services.depot.schema import (
     Channel,
     NewProgress,
@@ -44,6 +45,10 @@ def versions_call() -> Call[Versions]:
 
 def remove_version_call(role: str, version: str) -> Call[Nothing]:
     return Call("DELETE", path_of("v1", "versions", role, version), Nothing)
+
+
+def collect_call(request: GcRequest) -> Call[GcAnswer]:
+    return Call("POST", "/v1/gc", GcAnswer, body=request)
 
 
 def channel_call(name: str) -> Call[Channel]:
@@ -94,6 +99,10 @@ class Depot(Client):
     def remove_version(self, role: str, version: str) -> None:
         """Delete a version that nobody needs."""
         self.send(remove_version_call(role, version))
+
+    def collect(self, request: GcRequest) -> GcAnswer:
+        """Delete what nobody needs, or say what that would be."""
+        return self.send(collect_call(request))
 
     def channel(self, name: str) -> Channel:
         """What was published on a channel, and the number of the next publication."""

@@ -29,7 +29,7 @@ from services.common.manifest import Artefact, Manifest
 from services.common.versions import Ref, human, make_ref
 from services.depot.schema import SERVED
 
-_ROOM = "`backline depot rm ROLE/VERSION` deletes what nobody needs"
+_ROOM = "`backline depot gc --plan` says what is kept and why; `backline depot rm ROLE/VERSION` deletes one version"
 
 Hook = Callable[[str], None]
 """Called with a name before each step that changes the disk; tests die in it."""
@@ -175,13 +175,15 @@ class Files:
         self._require_room(sum(manifest.artefacts[name].size - size for name, size in missing.items()))
         return missing
 
+    def free(self) -> int:
+        """Bytes that the disk has room for."""
+        disk = os.statvfs(self.root)
+        return disk.f_bavail * disk.f_frsize
+
     def _require_room(self, needed: int) -> None:
         """Say before the first byte that it will not fit. Raises HostError("depot.full")."""
-        disk = os.statvfs(self.root)
-        if needed > disk.f_bavail * disk.f_frsize:
-            message = (
-                f"{human(needed)} are to be brought, and the disk has room for {human(disk.f_bavail * disk.f_frsize)}"
-            )
+        if needed > (free := self.free()):
+            message = f"{human(needed)} are to be brought, and the disk has room for {human(free)}"
             raise HostError("depot.full", message, where=str(self.root), hint=_ROOM)
 
     def _same(self, role: str, artefact: Artefact) -> Path | None:

@@ -50,6 +50,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     delta_bytes: Annotated[
         int, Meta(ge=0, le=2**31 - 1, description="largest file that gets a delta: it takes three times that memory")
     ] = 1_000_000_000
+    keep: Annotated[
+        int, Meta(ge=0, le=100, description="newest versions of a role that `gc` leaves: deltas are made from them")
+    ] = 4
+    room_bytes: Annotated[
+        int, Meta(ge=0, description="free room on the disk below which versions that nobody needs are deleted")
+    ] = 2 * 1024**3
     upload_days: Annotated[
         int, Meta(ge=1, le=365, description="how long an upload that was cut off may be resumed")
     ] = 7

@@ -7,10 +7,11 @@ the history of its channel, and the sequence that receivers check too.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -190,6 +191,25 @@ class Store:
             rows = list(session.scalars(found))
             progress = self._progress(session, [row.id for row in rows])
         return [self._view(row, [each for each in progress if each[0] == row.id]) for row in rows]
+
+    @contextlib.contextmanager
+    def no_publishing(self) -> Iterator[None]:
+        """Nothing is published during the block: what it deletes is not what a publication was just checked against."""
+        with self._publishing:
+            yield
+
+    def was_published(self, ref: Ref) -> bool:
+        """Whether some channel ever got this version."""
+        found = select(PublicationRow.id).where(PublicationRow.role == ref.role, PublicationRow.version == ref.version)
+        with self.database.read() as session:
+            return session.scalar(found.limit(1)) is not None
+
+    def pulling(self, ref: Ref, *, since: float) -> list[str]:
+        """The receivers that were fetching this version when they spoke last, if that was after `since`."""
+        ids = select(PublicationRow.id).where(PublicationRow.role == ref.role, PublicationRow.version == ref.version)
+        with self.database.read() as session:
+            words = self._progress(session, list(session.scalars(ids)))
+        return sorted({word.host for _, word in words if not word.state.final and word.at >= since})
 
     def published(self, ref: Ref) -> list[str]:
         """The channels whose last version of its role this one is."""
