@@ -17,7 +17,20 @@ HOST_PACKAGES := aardvark-dns ca-certificates chromium curl dbus-daemon debian-a
 	libnfs-utils libsystemd-dev netavark nftables openssh-client ovmf pkg-config podman procps python3 python3-dev python3-venv \
 	qemu-system-x86 runc systemd systemd-container tcpdump util-linux zstd
 
-.PHONY: help setup images lan test test-full bench-build bench-lan bench-netboot lock clean
+# What publishing is measured beside.
+BENCH_PACKAGES := casync rsync
+# Install what is missing of these packages.
+need = missing=; for package in $(1); do \
+	    dpkg-query -W -f '$${db:Status-Status}' "$$package" 2>/dev/null | grep -qx installed || missing="$$missing $$package"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	    [ "$$(id -u)" = 0 ] || { echo "make: run it as root, it has to install:$$missing" >&2; exit 1; }; \
+	    echo "setup: installing$$missing"; \
+	    apt-get update -q >/dev/null; \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing >/dev/null; \
+	fi
+
+.PHONY: help setup images lan test test-full bench-build bench-lan bench-netboot bench-publish lock clean
 
 help: ## show this help
 	@echo "Backline: a hall of diskless machines from reproducible images."
@@ -27,15 +40,7 @@ help: ## show this help
 setup: .venv/.ready ## install what is missing: Debian packages by name, Python packages by hash, into .venv
 
 .venv/.ready: Makefile pyproject.toml requirements/build.txt requirements/dev.txt
-	@missing=; for package in $(HOST_PACKAGES); do \
-	    dpkg-query -W -f '$${db:Status-Status}' "$$package" 2>/dev/null | grep -qx installed || missing="$$missing $$package"; \
-	done; \
-	if [ -n "$$missing" ]; then \
-	    [ "$$(id -u)" = 0 ] || { echo "make setup: run it as root, it has to install:$$missing" >&2; exit 1; }; \
-	    echo "setup: installing$$missing"; \
-	    apt-get update -q >/dev/null; \
-	    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing >/dev/null; \
-	fi
+	@$(call need,$(HOST_PACKAGES))
 	@echo "setup: Python packages into .venv"
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	@pip="$(BIN)/python -m pip --disable-pip-version-check --quiet install"; \
@@ -64,6 +69,10 @@ bench-lan: setup images ## the harness's figures, side by side with bare systemd
 
 bench-netboot: setup images ## figures of mdb, DNS, DHCP and netboot, and of a machine that starts, beside one on a plain NFS tree
 	@$(BIN)/python -m benchmarks.netboot
+
+bench-publish: setup images ## figures of publishing, switches, hostd and rollouts, beside rsync, casync and scp
+	@$(call need,$(BENCH_PACKAGES))
+	@$(BIN)/python -m benchmarks.publish
 
 lock: setup ## resolve the images' packages and wheels again (commit the result)
 	@$(BIN)/build lock --update

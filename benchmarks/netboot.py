@@ -17,12 +17,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
-import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 from pathlib import Path
 
@@ -32,6 +30,7 @@ import httpx2
 import msgspec
 
 from benchmarks import gateway, pxe
+from benchmarks.figures import Figures
 from benchmarks.load import ADDRESS
 from e2e import halls, topology
 from e2e.capabilities import probe
@@ -52,32 +51,6 @@ WIDE = (
     ('users = "192.168.0.1-192.168.0.253"', 'users = "192.168.16.1-192.168.95.254"'),
 )
 GW = "192.168.1.254"
-
-
-@dataclass
-class Figures:
-    """What was measured, by row, in the order of the first turn."""
-
-    rows: dict[str, list[float]] = field(default_factory=dict)
-    units: dict[str, str] = field(default_factory=dict)
-    goals: dict[str, str] = field(default_factory=dict)
-
-    def add(self, what: str, figure: float, unit: str = "s", goal: str = "") -> None:
-        """Note a figure."""
-        self.rows.setdefault(what, []).append(figure)
-        self.units[what], self.goals[what] = unit, goal
-        print(f"  {what}: {figure:.3f} {unit}", file=sys.stderr, flush=True)
-
-    def show(self) -> None:
-        """Print the table."""
-        width = max(len(what) for what in self.rows)
-        print(f"{'what':<{width}}  {'median':>12}  {'spread':<22}  to reach")
-        for what, figures in self.rows.items():
-            low, high = min(figures), max(figures)
-            digits = 3 if high < 10 else 1
-            median = f"{statistics.median(figures):.{digits}f} {self.units[what]}"
-            spread = f"{low:.{digits}f}-{high:.{digits}f} ({len(figures)})"
-            print(f"{what:<{width}}  {median:>12}  {spread:<22}  {self.goals[what]}")
 
 
 # Feeds and imports
