@@ -561,7 +561,7 @@ def openapi_of_supervisor() -> dict[str, object]:
 
     settings, identity = Settings(), ImageIdentity()
     store = make_store(settings, identity)
-    app = make_supervisor_app(make_supervisor(settings), store, idle_seconds=0, identity=identity)
+    app = make_supervisor_app(make_supervisor(settings, identity), store, idle_seconds=0, identity=identity)
     return openapi.document(app.operations, title="supervisor", version="")
 
 

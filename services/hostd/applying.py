@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import msgspec
@@ -18,16 +18,22 @@ import msgspec
 from services.common.errors import BacklineError, HostError
 from services.hostd.desired import Desired
 from services.hostd.history import Entry, Failure, Force, Generation, History, Outcome, Record, State
-from services.hostd.planner import Kind, Original, Plan, Seen, Step, concerned, merged, plan
+from services.hostd.host_planner import HostSeen, Originals, Plan, concerned, merged, plan
+from services.hostd.planner import Kind, Step
 
-Observe = Callable[[Iterable[str]], Mapping[str, Seen]]
+Observe = Callable[[Iterable[str], Desired], HostSeen]
+"""A host as it is: the units that are named, and what of the rest a document is about."""
+STARTING = (Kind.START, Kind.RESTART, Kind.CREATE, Kind.UPGRADE, Kind.REVERT)
 
 
 class Hands(Protocol):
     """What does steps."""
 
-    async def do(self, step: Step) -> None:
-        """Do one step, and return when it is done. Raises BacklineError, OSError."""
+    async def do(self, step: Step, token: str) -> None:
+        """Do one step, and return when it is done. Raises BacklineError, OSError.
+
+        A step that is done once more, since who did it has died, has the same `token`; no other step has it.
+        """
 
     async def explain(self, error: BacklineError, step: Step) -> Failure:
         """What a person wants to know of a step that failed."""
@@ -97,12 +103,12 @@ class Applier:
 
     async def _forward(self, record: Record, generation: Generation) -> Record:
         record = await self._steps(record, back=False)
-        if any(entry.step.kind in (Kind.START, Kind.RESTART) for entry in record.entries):
+        if any(entry.step.kind in STARTING for entry in record.entries):
             await self._settle()
         left = await asyncio.to_thread(self.plan, generation)
         if all(step.kind is Kind.RESET for step in left.steps):  # it was stopped, and said that it failed
             for step in left.steps:
-                await self.hands.do(step)
+                await self.hands.do(step, "")
             left = Plan([], left.originals)
         if left.steps:
             if await self.hands.going_down():
@@ -139,8 +145,8 @@ class Applier:
         known = merged(force.originals, record.originals)
         return self._planned(self.history.desired(force.generation), known)
 
-    def _planned(self, desired: Desired, originals: Mapping[str, Original]) -> Plan:
-        return plan(self.observe(concerned({}, desired, originals)), desired, originals)
+    def _planned(self, desired: Desired, originals: Originals) -> Plan:
+        return plan(self.observe(concerned(desired, originals), desired), desired, originals)
 
     async def _back(self, record: Record) -> Record:
         if record.outcome is not Outcome.RUNNING:
@@ -179,7 +185,7 @@ class Applier:
             if self.cancel.is_set() and not back:
                 raise Cancelled
             try:
-                await self.hands.do(entry.step)
+                await self.hands.do(entry.step, f"{record.job}-{record.boot}-{'back' if back else 'step'}-{index}")
             except (BacklineError, OSError) as error:
                 if self.cancel.is_set() and not back:
                     raise Cancelled from error

@@ -84,7 +84,10 @@ def _supervise(arguments: argparse.Namespace) -> int:
     settings = read(Settings, section="supervisor", file=arguments.config)
     identity = read_identity()
     app = make_supervisor_app(
-        make_supervisor(settings), make_store(settings, identity), idle_seconds=settings.idle_seconds, identity=identity
+        make_supervisor(settings, identity),
+        make_store(settings, identity),
+        idle_seconds=settings.idle_seconds,
+        identity=identity,
     )
     # Only root gets anything; who else connects is told so, instead of being refused without a word.
     return serve(

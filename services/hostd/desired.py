@@ -13,8 +13,11 @@ from msgspec import Meta
 
 from services.common.bus import is_unit_name
 from services.common.errors import InputError
+from services.hostd.machines_schema import Card, Inside, Name, Outside, Resources, Role, Version
 
 UNITS_MAX = 256
+MACHINES_MAX = 64
+ROOTS_MAX = 64
 UNTOUCHABLE = ("backline-hostd-supervisor.service", "backline-hostd-supervisor.socket", "dbus.service", "dbus.socket")
 """Who stops these can put nothing right any more."""
 
@@ -23,7 +26,10 @@ Text = Annotated[str, Meta(max_length=65536, description="text in the format of 
 DropInName = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="NAME of /etc/systemd/system/UNIT.d/NAME.conf")
 ]
-Reserved = Annotated[list[str], Meta(max_length=0, description="for a later release; empty until then")]
+RootName = Annotated[
+    str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}@[0-9]{8}\.[0-9a-f]{12}$", description="as nfsroot@20260131.0123456789ab")
+]
+Export = Annotated[str, Meta(pattern=r"^(/[A-Za-z0-9_.-]+)+$", max_length=200, description="path that clients mount")]
 
 
 class UnitWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -35,17 +41,43 @@ class UnitWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     drop_ins: Annotated[dict[DropInName, Text], Meta(description="drop-ins by name", max_length=16)] = {}
 
 
+class MachineWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What one machine of an iron should be. Its network, limits and folders are what is here, and nothing else."""
+
+    role: Role
+    version: Version
+    network: Annotated[list[Card], Meta(max_length=8, description="its cards: host0, host1...")] = []
+    resources: Annotated[Resources, Meta(description="what it may use at most")] = Resources()
+    folders: Annotated[
+        dict[Inside, Outside], Meta(max_length=64, description="persistent folders beside /var, and where they are")
+    ] = {}
+    running: Annotated[bool, Meta(description="whether it runs, now and whenever the iron starts")] = True
+
+
 class Desired(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The desired state of one host."""
 
     units: Annotated[dict[UnitName, UnitWish], Meta(description="wishes by unit", max_length=UNITS_MAX)] = {}
-    machines: Reserved = []
-    roots: Reserved = []
-    exports: Reserved = []
+    machines: Annotated[
+        dict[Name, MachineWish], Meta(description="wishes by machine; on iron only", max_length=MACHINES_MAX)
+    ] = {}
+    roots: Annotated[
+        list[RootName],
+        Meta(description="versions to hold beside those of channels; on a root file server only", max_length=ROOTS_MAX),
+    ] = []
+    exports: Annotated[
+        list[Export], Meta(description="exports that have to be served; on a root file server only", max_length=8)
+    ] = []
 
 
 def check(desired: Desired) -> None:
-    """Refuse what no host can be. Raises InputError: "desired.unit", "desired.protected", "desired.text"."""
+    """Refuse what no host can be.
+
+    Raises InputError: "desired.unit", "desired.protected", "desired.text", "desired.twice".
+    """
+    for what, names in (("roots", desired.roots), ("exports", desired.exports)):
+        if len(set(names)) < len(names):
+            raise InputError("desired.twice", f"{what} name something twice")
     for name, wish in desired.units.items():
         if not is_unit_name(name):
             raise InputError(

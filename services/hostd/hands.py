@@ -1,4 +1,8 @@
-"""What does the steps of a plan on a real host: unit files by `UnitFiles`, everything else by asking systemd."""
+"""What does the steps of a plan on a real host.
+
+Unit files are written by `UnitFiles`, roots held and exported by who serves them (`roots_seen`), machines changed by
+the unit that may (`machines_asking`); everything else is asked of systemd.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +13,115 @@ from collections.abc import Callable
 
 from services.common.bus import Events, Manager
 from services.common.bus.jobs import JobFailed, finish
-from services.common.errors import BacklineError
+from services.common.errors import BacklineError, BusyError, HostError
 from services.hostd.history import Failure
 from services.hostd.journal import JournalReader
+from services.hostd.machines_asking import UNIT, Ask, AskFailed, Asks, Verb
 from services.hostd.planner import Kind, Step
+from services.hostd.roots_seen import RootServer
 from services.hostd.unit_files import UnitFiles
 
 LINES = 10
 """Lines of a unit's journal that a failure shows."""
 
 
+MACHINE_SECONDS = 24 * 3600.0
+"""How long a change of a machine may take: it copies a /var of any size, and its gate has a deadline of its own."""
+_VERBS: dict[Kind, Verb] = {
+    Kind.CREATE: "create",
+    Kind.BRING_BACK: "bring-back",
+    Kind.LIMITS: "configure",
+    Kind.CONFIGURE: "configure",
+    Kind.UPGRADE: "upgrade",
+    Kind.REVERT: "revert",
+    Kind.START: "start",
+    Kind.STOP: "stop",
+    Kind.SET_ASIDE: "set-aside",
+}
+
+
 class SystemHands:
     """Implements `applying.Hands`. A job of systemd may take `job_seconds`."""
 
     def __init__(
-        self, manager: Manager, events: Events, files: UnitFiles, journal: JournalReader, *, job_seconds: float
+        self,
+        manager: Manager,
+        events: Events,
+        files: UnitFiles,
+        journal: JournalReader,
+        *,
+        job_seconds: float,
+        asks: Asks | None = None,
+        roots: RootServer | None = None,
     ) -> None:
         self.manager, self.events, self.files, self.journal = manager, events, files, journal
         self.job_seconds = job_seconds
+        self.asks, self.root_server = asks or Asks(), roots or RootServer()
+        self._asking: dict[str, asyncio.Lock] = {}
         self._running: str | None = None
         self._unwanted = False
 
-    async def do(self, step: Step) -> None:
-        """Do one step. Raises BacklineError, OSError."""
-        if step.unit is None:
+    def another(self) -> SystemHands:
+        """Hands for something that goes on beside this, and is cancelled by itself."""
+        made = SystemHands(
+            self.manager,
+            self.events,
+            self.files,
+            self.journal,
+            job_seconds=self.job_seconds,
+            asks=self.asks,
+            roots=self.root_server,
+        )
+        made._asking = self._asking
+        return made
+
+    async def do(self, step: Step, token: str) -> None:
+        """Do one step; the same `token` for the same step, however often. Raises BacklineError, OSError."""
+        if step.machine is not None:
+            ask = Ask(token, _VERBS[step.kind], step.wish, step.version or "", "a generation of this host's document")
+            await self.ask(step.machine, ask)
+        elif step.names is not None:
+            await asyncio.to_thread(self._serve, step, step.names)
+        elif step.unit is None:
             await asyncio.to_thread(self.manager.reload_manager)
-            return
-        unit, manager = step.unit, self.manager
+        else:
+            await self._do(step, step.unit)
+
+    def _serve(self, step: Step, names: list[str]) -> None:
+        if step.kind is Kind.HOLD:
+            self.root_server.hold(names)
+        elif step.kind is Kind.STAGE:
+            self.root_server.stage(names[0])
+        else:
+            self.root_server.export(names[0])
+
+    async def ask(self, name: str, ask: Ask) -> None:
+        """Have a machine changed, and wait for the verdict. Raises AskFailed, JobFailed, BusError, OSError."""
+        unit = UNIT.format(name=name)
+        async with self._asking.setdefault(name, asyncio.Lock()):
+            before = await asyncio.to_thread(self.asks.ask, name)
+            if before is None or before.id != ask.id:
+                if before is not None and await asyncio.to_thread(self._runs, unit):
+                    # Somebody asked for something else, and is gone. What it has begun is in the machine's record.
+                    await self.job(lambda: self.manager.stop(unit))
+                await asyncio.to_thread(self.asks.put, name, ask)
+            await self.job(lambda: self.manager.start(unit), seconds=MACHINE_SECONDS)
+            verdict = await asyncio.to_thread(self.asks.verdict, name)
+        if verdict is None or verdict.id != ask.id:
+            raise HostError("machine.verdict", f"{unit} ended and said nothing", hint=f"journalctl --unit={unit}")
+        if (failure := verdict.failure) is not None:
+            raise AskFailed(failure.code, failure.message, hint=failure.hint)
+
+    def _runs(self, unit: str) -> bool:
+        return self.manager.unit(unit).active in ("activating", "active", "deactivating")
+
+    def busy_with(self, name: str) -> None:
+        """Raises BusyError("machine.asked") while something is asked of a machine."""
+        if name in self._asking and self._asking[name].locked():
+            raise BusyError("machine.asked", f"{name} is being changed", hint="backline host show, or wait for it")
+
+    async def _do(self, step: Step, unit: str) -> None:
+        manager = self.manager
         match step.kind:
             case Kind.WRITE:
                 await asyncio.to_thread(self.files.write, unit, step.drop_in, step.text or "")
@@ -53,10 +139,10 @@ class SystemHands:
                 await self.job(lambda: manager.stop(unit))
             case Kind.RESTART:
                 await self.job(lambda: manager.restart(unit))
-            case Kind.RELOAD:
-                await asyncio.to_thread(manager.reload_manager)
+            case _:
+                raise HostError("host.step", f"nobody knows how to {step}")
 
-    async def job(self, action: Callable[[], str]) -> str:
+    async def job(self, action: Callable[[], str], *, seconds: float | None = None) -> str:
         """Run a job of systemd to its end, and return its result. Raises JobFailed, BusError."""
 
         self._unwanted = False
@@ -68,7 +154,9 @@ class SystemHands:
             return self._running
 
         try:
-            return (await finish(self.events, remembered, deadline=time.monotonic() + self.job_seconds)).result
+            return (
+                await finish(self.events, remembered, deadline=time.monotonic() + (seconds or self.job_seconds))
+            ).result
         finally:
             self._running = None
 
@@ -80,6 +168,8 @@ class SystemHands:
 
     async def explain(self, error: BacklineError, step: Step) -> Failure:
         """A failure, with the end of the unit's journal."""
+        if step.machine is not None:
+            return await self.failure(error, UNIT.format(name=step.machine))
         return await self.failure(error, step.unit if step.kind not in (Kind.WRITE, Kind.REMOVE) else None)
 
     async def going_down(self) -> bool:

@@ -2,7 +2,7 @@
 
     generations/7.json   the document, who wished for it and why; never changes
     records/7.json       its steps and how far they got: rewritten before and after every step
-    force.json           the generation in force, and what its units were before documents wished for them
+    force.json           the generation in force, and what units and machines were before documents wished for them
 
 Every file is replaced whole (`services.hostd.durable`). A record whose outcome is `running` is unfinished business: a
 supervisor that starts goes on where it stands.
@@ -22,7 +22,8 @@ from services.common.codec import decode_json, encode_json
 from services.common.errors import IntegrityError, MissingError
 from services.hostd import durable
 from services.hostd.desired import Desired
-from services.hostd.planner import Original, Step
+from services.hostd.host_planner import Originals
+from services.hostd.planner import Step
 
 KEPT = 200
 """Generations that are kept besides the one in force."""
@@ -89,7 +90,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     boot: str
     began: float
     entries: list[Entry]
-    originals: dict[str, Original]
+    originals: Originals
     back: list[Entry] | None = None
     outcome: Outcome = Outcome.RUNNING
     cancelled: bool = False
@@ -101,7 +102,7 @@ class Force(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is in force: 0 is the empty document, before any generation."""
 
     generation: int = 0
-    originals: dict[str, Original] = {}
+    originals: Originals = Originals()
     before: int = 0
     """What was in force before that."""
 

@@ -103,6 +103,14 @@ def supervisor(name: str, *, hall: Path | None, certificate: Path | None) -> Sup
     host = found.hosts.get(name)
     if host is None:
         raise UsageError("host.unknown", f"{name} is no host of hall.toml", hint=nearest(name, sorted(found.hosts)))
+    return at(f"https://{host.address}:{PORT}", hall=hall, certificate=certificate)
+
+
+def at(address: str, *, hall: Path | None, certificate: Path | None) -> Supervisor:
+    """A client of the supervisor at an address, over TLS, which has to have a certificate of the hall's CA.
+
+    Raises MissingError("host.certificate", "hall.missing"), InputError("tls.files").
+    """
     ours = certificate or CREDENTIALS
     if not ours.exists():
         hint = (
@@ -111,10 +119,9 @@ def supervisor(name: str, *, hall: Path | None, certificate: Path | None) -> Sup
         raise MissingError(
             "host.certificate", f"other hosts want a certificate of scope host: there is no {ours}", hint=hint
         )
-    address = f"https://{host.address}:{PORT}"
     if HALL_CA.exists():
         return Supervisor(address, tls=TlsSettings(ca=HALL_CA, certificate=ours))
     with tempfile.NamedTemporaryFile("w", suffix=".pem") as ca:
-        ca.write(found.trust.ca)
+        ca.write(read_hall(hall).trust.ca)
         ca.flush()
         return Supervisor(address, tls=TlsSettings(ca=Path(ca.name), certificate=ours))

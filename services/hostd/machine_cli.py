@@ -1,4 +1,7 @@
-"""`backline machine`: the machines of this iron. For root, on the iron itself; no other service is needed."""
+"""`backline machine`: the machines of this iron. For root, on the iron itself; no other service is needed.
+
+With `--host`, those of another one, through its supervisor (`machine_remote`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from services.common.commands import json_option, print_json
 from services.common.errors import Exit
+from services.hostd import machine_remote
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,8 +37,11 @@ def parser(prog: str) -> argparse.ArgumentParser:
     why = argparse.ArgumentParser(add_help=False)
     why.add_argument("--why", default="", metavar="TEXT", help="for the machine's history")
 
-    commands.add_parser("list", parents=[asking], help="machines and how they are").set_defaults(run=_list)
-    commands.add_parser("show", parents=[one, asking], help="all that is known of a machine").set_defaults(run=_show)
+    where = machine_remote.arguments()
+    command = commands.add_parser("list", parents=[asking, where], help="machines and how they are")
+    command.set_defaults(run=_list)
+    command = commands.add_parser("show", parents=[one, asking, where], help="all that is known of a machine")
+    command.set_defaults(run=_show)
 
     create = commands.add_parser("create", parents=[one], help="make a machine, and start it")
     create.add_argument("--role", default="", help="its image; what hall.toml says of NAME when absent")
@@ -58,10 +65,13 @@ def parser(prog: str) -> argparse.ArgumentParser:
     create.add_argument("--stopped", action="store_true", help="do not start it")
     create.set_defaults(run=_create)
 
-    commands.add_parser("start", parents=[one], help="start a machine, now and with the iron").set_defaults(run=_start)
-    commands.add_parser("stop", parents=[one], help="stop a machine, and leave it off").set_defaults(run=_stop)
+    command = commands.add_parser("start", parents=[one, where], help="start a machine, now and with the iron")
+    command.set_defaults(run=_start)
+    command = commands.add_parser("stop", parents=[one, where], help="stop a machine, and leave it off")
+    command.set_defaults(run=_stop)
 
-    upgrade = commands.add_parser("upgrade", parents=[one, why], help="another version, with a copy of /var and a gate")
+    text = "another version, with a copy of /var and a gate"
+    upgrade = commands.add_parser("upgrade", parents=[one, why, where], help=text)
     upgrade.add_argument("version", nargs="?", default="", metavar="VERSION", help="the newest here when absent")
     upgrade.add_argument(
         "--gate", type=float, metavar="SECONDS", help="how long until its default target is reached (default 180)"
@@ -70,7 +80,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "--settle", type=float, metavar="SECONDS", help="how long no unit may fail from then on (default 5)"
     )
     upgrade.set_defaults(run=_upgrade)
-    revert = commands.add_parser("revert", parents=[one, why], help="back to the version before, also amid an upgrade")
+    text = "back to the version before, also amid an upgrade"
+    revert = commands.add_parser("revert", parents=[one, why, where], help=text)
     revert.set_defaults(run=_revert)
 
     commands.add_parser(
@@ -92,12 +103,22 @@ def parser(prog: str) -> argparse.ArgumentParser:
     take.add_argument("folder", type=Path, metavar="FOLDER", help="a version's folder, as the store has it")
     take.add_argument("--unsigned", action="store_true", help="take it though nobody whom the hall trusts signed it")
     take.set_defaults(run=_import)
+    pull = commands.add_parser("pull", help="fetch a published version from gw's depot: verified, and gone on with")
+    pull.add_argument("version", metavar="ROLE[@VERSION]", help="the newest one that was published, when absent")
+    pull.add_argument("--channel", default="stable", metavar="CHANNEL", help="where it was published (default stable)")
+    pull.add_argument(
+        "--depot", metavar="ADDRESS", help="https://depot.DOMAIN of hall.toml when absent"
+    )
+    pull.add_argument("--certificate", type=Path, metavar="FILE", help="ours, of scope host (PEM, with its key)")
+    pull.set_defaults(run=_pull)
     drop = commands.add_parser("drop-image", help="remove a version that no machine runs or can go back to")
     drop.add_argument("version", metavar="ROLE@VERSION", help="as `images` prints it")
     drop.set_defaults(run=_drop_image)
 
     settle = commands.add_parser("settle", parents=[one], help="bring a machine to what its record says (systemd does)")
     settle.set_defaults(run=_settle)
+    ask = commands.add_parser("answer", parents=[one], help="do what the supervisor asks for (systemd does)")
+    ask.set_defaults(run=_answer)
     commands.add_parser("boot", help="start all machines (systemd does)").set_defaults(run=_boot)
     return root
 
@@ -122,6 +143,38 @@ def _hall() -> Hall | None:
 
     path = CREDENTIALS / "backline.hall"
     return toml.decode(toml.load(path, area="hall"), Hall) if path.exists() else None
+
+
+def _pull(arguments: argparse.Namespace) -> int:
+    import tempfile
+
+    from services.common.depot import DepotFiles
+    from services.common.errors import MissingError
+    from services.common.progress import Progress
+    from services.common.tls import TlsSettings
+    from services.hostd.hosts import CREDENTIALS
+    from services.hostd.machines_images import parse
+    from services.hostd.machines_pull import Puller, size_of
+
+    role, version = parse(arguments.version)
+    machines, hall = _machines(), _hall()
+    if hall is None:
+        raise MissingError("hall.missing", "this host does not know its hall", hint="backline host init --hall FILE")
+    certificate = arguments.certificate or (CREDENTIALS if CREDENTIALS.exists() else None)
+    address = arguments.depot or f"https://depot.{hall.site.domain}"
+    at = None if arguments.depot else str(hall.gateway.address)
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as ca:
+        ca.write(hall.trust.ca)
+        ca.flush()
+        tls = TlsSettings(ca=Path(ca.name), certificate=certificate) if address.startswith("https:") else None
+        with DepotFiles(address, tls=tls, at=at) as depot, machines.records.lock_all(wait=True):
+            puller = Puller(machines.images, depot, signers=_signers(), hall=hall.site.name)
+            found = puller.find(role, version, channel=arguments.channel)
+            total = size_of(depot, found.ref)
+            with Progress().step(f"pulling {found.ref}", total=total, unit="B") as step:
+                fresh = puller.pull(found, step.advance)
+    print(f"{found.ref.role}@{found.ref.version}{'' if fresh else ' is here already'}")
+    return int(Exit.OK)
 
 
 def _signers() -> Sequence[Signer]:
@@ -155,8 +208,12 @@ def _status(machines: Machines, record: Record) -> Status:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    machines = _machines()
-    found = [_status(machines, machines.records.load(name)) for name in machines.records.names()]
+    if machine_remote.elsewhere(arguments):
+        with machine_remote.connect(arguments) as client:
+            found = client.machines().machines
+    else:
+        machines = _machines()
+        found = [_status(machines, machines.records.load(name)) for name in machines.records.names()]
     if arguments.json:
         return print_json(found)
     for each in found:
@@ -169,10 +226,15 @@ def _list(arguments: argparse.Namespace) -> int:
 def _show(arguments: argparse.Namespace) -> int:
     from services.common.codec import to_builtins
 
-    machines = _machines()
-    record = machines.records.load(arguments.name)
-    status = _status(machines, record)
-    home = machines.records.home(arguments.name)
+    if machine_remote.elsewhere(arguments):
+        with machine_remote.connect(arguments) as client:
+            detail = client.machine(arguments.name)
+        record, status, home = detail.record, detail.status, Path(detail.home)
+    else:
+        machines = _machines()
+        record = machines.records.load(arguments.name)
+        status = _status(machines, record)
+        home = machines.records.home(arguments.name)
     if arguments.json:
         return print_json({"record": to_builtins(record), "status": to_builtins(status), "home": str(home)})
     machine, limits = record.machine, record.machine.resources
@@ -254,20 +316,30 @@ def _create(arguments: argparse.Namespace) -> int:
 
 
 def _start(arguments: argparse.Namespace) -> int:
+    if machine_remote.elsewhere(arguments):
+        return machine_remote.change(arguments, "start")
     machines = _machines()
     machines.want(arguments.name, "running")
     return _until_settled(machines, arguments.name)
 
 
 def _stop(arguments: argparse.Namespace) -> int:
+    if machine_remote.elsewhere(arguments):
+        return machine_remote.change(arguments, "stop")
     machines = _machines()
     machines.want(arguments.name, "stopped")
     return _until_settled(machines, arguments.name)
 
 
 def _upgrade(arguments: argparse.Namespace) -> int:
-    from services.hostd.machines import GATE_SECONDS, SETTLE_SECONDS, MachineFailed
+    from services.common.errors import UsageError
+    from services.hostd.machines import GATE_SECONDS, SETTLE_SECONDS
+    from services.hostd.machines_asking import must_run
 
+    if machine_remote.elsewhere(arguments):
+        if arguments.gate is not None or arguments.settle is not None:
+            raise UsageError("machine.gate", "--gate and --settle are for the iron itself")
+        return machine_remote.change(arguments, "upgrade")
     machines = _machines()
     planned = machines.plan_upgrade(
         arguments.name,
@@ -280,21 +352,13 @@ def _upgrade(arguments: argparse.Namespace) -> int:
     to = planned.change.to.version
     print(f"{arguments.name}: {planned.current.version} -> {to}", file=sys.stderr)
     code = _until_settled(machines, arguments.name)
-    record = machines.records.load(arguments.name)
-    if record.current.version != to:
-        outcome = record.history[-1]
-        aside = (
-            f"; what it wrote is kept in {machines.records.home(arguments.name) / outcome.kept}" if outcome.kept else ""
-        )
-        raise MachineFailed(
-            "machine.reverted",
-            f"{arguments.name} runs {record.current.version} again: {outcome.detail}",
-            hint=f"`backline machine show {arguments.name}`{aside}",
-        )
+    must_run(machines, arguments.name, to)
     return code
 
 
 def _revert(arguments: argparse.Namespace) -> int:
+    if machine_remote.elsewhere(arguments):
+        return machine_remote.change(arguments, "revert")
     machines = _machines()
     machines.revert(arguments.name, why=arguments.why)
     return _until_settled(machines, arguments.name)
@@ -302,26 +366,9 @@ def _revert(arguments: argparse.Namespace) -> int:
 
 def _until_settled(machines: Machines, name: str) -> int:
     """Wait until the unit that settles a machine has done so; print how the machine is."""
-    from services.common.process import run
-    from services.hostd.machines import MachineFailed
-    from services.hostd.machines_iron import SETTLING
+    from services.hostd.machines_asking import wait_until_settled
 
-    unit = SETTLING.format(name=name)
-    while True:
-        # Joins the run that is under way, or begins one: so it is not missed either way.
-        done = run(["systemctl", "start", unit], check=False)
-        record = machines.records.load(name)
-        if done.returncode == 0 and record.change is None:
-            break
-        if done.returncode == 0:
-            continue
-        shown = run(["systemctl", "show", "--property=ActiveState", "--value", unit], check=False).stdout.strip()
-        if shown != "activating":  # else it was killed, and is about to be started again
-            argv = ["journalctl", "--unit", unit, "--lines=6", "--output=cat", "--no-pager", "--quiet"]
-            tail = run(argv, check=False).stdout.strip() or done.stderr.strip()
-            raise MachineFailed(
-                "machine.start", f"{name} is not as it should be\n{tail}", hint=f"`journalctl -u {unit}` has more"
-            )
+    record = wait_until_settled(machines, name)
     print(f"{name}: {record.machine.role} {record.current.version}, {machines.iron.state(name)}")
     return int(Exit.OK)
 
@@ -386,6 +433,14 @@ def _drop_image(arguments: argparse.Namespace) -> int:
 def _settle(arguments: argparse.Namespace) -> int:
     record = _machines().settle(arguments.name)
     print(f"{arguments.name}: {record.machine.role} {record.current.version}, wanted: {record.wanted}")
+    return int(Exit.OK)
+
+
+def _answer(arguments: argparse.Namespace) -> int:
+    from services.hostd.machines_asking import Asks, answer, wait_until_settled
+
+    verdict = answer(Asks(), _machines(), arguments.name, wait=wait_until_settled)
+    print(f"{arguments.name}: {verdict.failure.message if verdict.failure else 'done'}")
     return int(Exit.OK)
 
 

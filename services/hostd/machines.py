@@ -96,20 +96,16 @@ class Machines:
 
         Raises BusyError("machine.exists"), MissingError("machine.version"), InputError("machine.invalid").
         """
-        try:
-            machine = msgspec.convert(
-                {
-                    "name": name,
-                    "role": role,
-                    "id": uuid.uuid4().hex,
-                    "network": msgspec.to_builtins(network or []),
-                    "resources": msgspec.to_builtins(resources or Resources()),
-                    "folders": dict(folders or {}),
-                },
-                Machine,
+        machine = _checked(
+            Machine(
+                name=name,
+                role=role,
+                id=uuid.uuid4().hex,
+                network=network or [],
+                resources=resources or Resources(),
+                folders=dict(folders or {}),
             )
-        except msgspec.ValidationError as error:
-            raise InputError("machine.invalid", f"no machine can be like this: {error}") from error
+        )
         running = Running(version=self.images.find(role, version), var="var-1")
         with self.records.lock_all(wait=True):
             self.records.begin(name)
@@ -146,14 +142,18 @@ class Machines:
         why: str = "",
         gate_seconds: float = GATE_SECONDS,
         settle_seconds: float = SETTLE_SECONDS,
+        start: bool = False,
     ) -> Record:
-        """Write down an upgrade. Raises BusyError("machine.changing"), MissingError("machine.version"), UsageError."""
+        """Write down an upgrade; with `start` a stopped machine runs from then on.
+
+        Raises BusyError("machine.changing"), MissingError("machine.version"), UsageError.
+        """
         with self.records.lock(name):
             record = self._unchanging(name)
             to = self.images.find(record.machine.role, version)
             if to == record.current.version:
                 raise UsageError("machine.same", f"{name} runs {to} already")
-            if record.wanted != "running":
+            if record.wanted != "running" and not start:
                 raise UsageError(
                     "machine.stopped",
                     f"{name} is stopped: nobody could see whether the new version works",
@@ -166,9 +166,40 @@ class Machines:
                 settle_seconds=settle_seconds,
                 why=why,
             )
-            record = _change(record, change=change)
+            record = _change(record, change=change, wanted="running")
             self._ask(record)
         return record
+
+    def configure(self, name: str, *, network: list[Card], resources: Resources, folders: Mapping[str, str]) -> Record:
+        """Give a machine other cards, limits and persistent folders.
+
+        Limits alone hold at once; for the rest `settle` starts it anew if it runs. Raises
+        BusyError("machine.changing"), InputError("machine.invalid").
+        """
+        with self.records.lock(name):
+            record = self._unchanging(name)
+            machine = _checked(_change(record.machine, network=network, resources=resources, folders=dict(folders)))
+            for outside in machine.folders.values():
+                make_folder(Path(outside))
+            record = _change(record, machine=machine)
+            self._ask(record)
+        return record
+
+    def bring_back(self, name: str) -> Record:
+        """Make a machine that was set aside one again, with all that it had; it is stopped.
+
+        Raises BusyError("machine.exists"), MissingError("machine.unknown").
+        """
+        with self.records.lock_all(wait=True):
+            if name in self.records.names():
+                raise BusyError("machine.exists", f"there is a machine {name} already")
+            found = self.records.aside().get(name)
+            if found is None:
+                raise MissingError("machine.unknown", f"no machine {name} was set aside")
+            self.step("bring back: begun")
+            self.records.take_back(name, found[0])
+            self.step("bring back: done")
+        return self.records.load(name)
 
     def revert(self, name: str, *, why: str = "") -> Record:
         """Back to the version before, with its /var as it was then, or on today's when it declares that it runs on it.
@@ -364,6 +395,11 @@ class Machines:
         files = self._files(record)
         if self.iron.placed(files):
             return
+        limits = machines_render.limits(record.machine.name)
+        if self.iron.placed({path: text for path, text in files.items() if path != limits}):
+            self.iron.place(files)
+            self.iron.reload()
+            return
         self.step("place: begun")
         self.iron.stop(record.machine.name)
         self.step("place: stopped")
@@ -434,6 +470,14 @@ class Machines:
         self.records.save(record)
         self.step(f"{change.step.value}: recorded")
         return record
+
+
+def _checked(machine: Machine) -> Machine:
+    """The same one, if there can be such a machine. Raises InputError("machine.invalid")."""
+    try:
+        return msgspec.convert(msgspec.to_builtins(machine), Machine)
+    except msgspec.ValidationError as error:
+        raise InputError("machine.invalid", f"no machine can be like this: {error}") from error
 
 
 def _uses(record: Record) -> set[tuple[str, str]]:

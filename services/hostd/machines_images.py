@@ -168,9 +168,10 @@ def _copy(source: Path, target: Path, wanted: manifests.Artefact, told: Callable
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what somebody who died had not finished; callers hold the lock of all machines."""
+    """Remove what somebody who died had not finished, but pulls, which go on; callers hold the lock of all machines."""
     for path in folder.glob(".*"):
-        remove(path)
+        if not path.name.startswith(".pull-"):
+            remove(path)
 
 
 def _synchronise_file(path: Path) -> None:

@@ -49,6 +49,9 @@ class Iron(Protocol):
     def clear(self, paths: list[str]) -> None:
         """Make files not be there."""
 
+    def reload(self) -> None:
+        """Have systemd read its files again: limits hold from then on."""
+
     def wake(self, name: str) -> None:
         """Let the unit run that settles a machine; not waited for."""
 
@@ -106,6 +109,9 @@ class Systemd:
     def clear(self, paths: list[str]) -> None:
         for name in paths:
             Path(name).unlink(missing_ok=True)
+        run(["systemctl", "daemon-reload"])
+
+    def reload(self) -> None:
         run(["systemctl", "daemon-reload"])
 
     def wake(self, name: str) -> None:

@@ -154,6 +154,28 @@ class Records:
         folder.chmod(0o700)
         return folder
 
+    def aside(self) -> dict[str, tuple[Path, Record]]:
+        """Machines that were set aside and whose name no machine has, with their folders; of each name the newest."""
+        found: dict[str, tuple[int, Path, Record]] = {}
+        for path in (self.base / "removed").glob("*/record.json"):
+            number = path.parent.name.rpartition("-")[2]
+            with contextlib.suppress(OSError, msgspec.DecodeError):
+                record = decode_json(path.read_bytes(), Record)
+                name = record.machine.name
+                if number.isdecimal() and int(number) > found.get(name, (0,))[0]:
+                    found[name] = (int(number), path.parent, record)
+        here = self.names()
+        return {name: (path, record) for name, (_, path, record) in found.items() if name not in here}
+
+    def take_back(self, name: str, folder: Path) -> None:
+        """Make what was set aside a machine again, in one step."""
+        target = self.home(name)
+        if not (target / "record.json").exists():
+            remove(target)  # half a machine that somebody had begun to make
+        folder.rename(target)
+        synchronise(self.machines)
+        synchronise(folder.parent)
+
     def put_away(self, name: str) -> Path:
         """Take a machine's folder out, in one step; returns where it is now."""
         place = self.base / "removed"

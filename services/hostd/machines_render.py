@@ -2,7 +2,7 @@
 
     /run/systemd/system/run-backline-machines-...mount              root.erofs of its version, read-only
     /run/systemd/nspawn/NAME.nspawn                                 systemd.nspawn(5)
-    /run/systemd/system/systemd-nspawn@NAME.service.d/50-backline.conf
+    /run/systemd/system/systemd-nspawn@NAME.service.d/50-backline.conf, 60-backline-limits.conf
 
 All of it lies in /run: it is made again from the record whenever the iron starts, so there is never a file that says
 something else than the record. The machine writes to an overlay in memory (`Volatile=overlay`), which goes with it, and
@@ -83,17 +83,23 @@ Options=ro,nodev
 
 def files(machine: Machine, running: Running, places: Places) -> dict[str, str]:
     """Every file of a machine that runs `running`, by path."""
-    nspawn, drop_in = own(machine.name)
+    nspawn, drop_in, bounds = own(machine.name)
     return {
         **mount(machine.role, running.version, places.images),
         nspawn: _nspawn(machine, running, places),
         drop_in: _drop_in(machine, running, places),
+        bounds: _limits(machine),
     }
 
 
 def own(name: str) -> list[str]:
     """The paths of the files that are one machine's alone."""
-    return [str(NSPAWN / f"{name}.nspawn"), str(UNITS / f"{unit(name)}.d" / "50-backline.conf")]
+    return [str(NSPAWN / f"{name}.nspawn"), str(UNITS / f"{unit(name)}.d" / "50-backline.conf"), limits(name)]
+
+
+def limits(name: str) -> str:
+    """The path of the file with a machine's limits, which systemd takes while it runs."""
+    return str(UNITS / f"{unit(name)}.d" / "60-backline-limits.conf")
 
 
 def _nspawn(machine: Machine, running: Running, places: Places) -> str:
@@ -141,12 +147,6 @@ def _drop_in(machine: Machine, running: Running, places: Places) -> str:
         made, removed = _cable(machine.name, index, card)
         before += [removed, *made]
         after.append(removed)
-    resources = machine.resources
-    limits = [
-        *([f"MemoryMax={resources.memory}"] if resources.memory else []),
-        *([f"CPUQuota={resources.cpus * 100:g}%"] if resources.cpus else []),
-        *([f"TasksMax={resources.tasks}"] if resources.tasks else []),
-    ]
     lines = [
         _HEAD.format(name=machine.name) + "[Unit]",
         f"Description={machine.name}: {machine.role} {running.version}",
@@ -162,7 +162,17 @@ def _drop_in(machine: Machine, running: Running, places: Places) -> str:
         "TimeoutStartSec=infinity",
         "Restart=on-failure",
         "RestartSec=2",
-        *limits,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _limits(machine: Machine) -> str:
+    resources = machine.resources
+    lines = [
+        _HEAD.format(name=machine.name) + "[Service]",
+        *([f"MemoryMax={resources.memory}"] if resources.memory else []),
+        *([f"CPUQuota={resources.cpus * 100:g}%"] if resources.cpus else []),
+        *([f"TasksMax={resources.tasks}"] if resources.tasks else []),
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,6 @@
-"""From what is and what should be to the steps between them. Pure: no file, no bus, no clock.
+"""From units as they are and should be to the steps between them. Pure: no file, no bus, no clock.
+
+Steps are those of all kinds of things; `services.hostd.host_planner` puts the plan of a whole host together.
 
 Promises, which property tests hold it to: the steps lead to what is wished for; of a state that has been reached the
 plan is empty; what a plan does, `simulate` does to a copy. The order is always: stop, reset (what has failed and shall
@@ -16,7 +18,7 @@ from enum import Enum
 import msgspec
 
 from services.common.errors import InputError
-from services.hostd.desired import Desired, UnitWish, installs
+from services.hostd.desired import Desired, MachineWish, UnitWish, installs
 
 UP = frozenset({"active", "activating", "reloading", "refreshing"})
 RELOADED = (".slice", ".scope", ".target", ".device")
@@ -36,17 +38,44 @@ class Kind(Enum):
     ENABLE = "enable"
     START = "start"
     RESTART = "restart"
+    # Machines; START and STOP too.
+    SET_ASIDE = "set-aside"
+    BRING_BACK = "bring-back"
+    CREATE = "create"
+    LIMITS = "limits"
+    CONFIGURE = "configure"
+    UPGRADE = "upgrade"
+    REVERT = "revert"
+    # Root file servers.
+    HOLD = "hold"
+    STAGE = "stage"
+    EXPORT = "export"
 
 
 class Step(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One step. Files: `drop_in` names the drop-in, null is the unit's own file; `text` is what is written."""
+    """One step. Files: `drop_in` names the drop-in, null is the unit's own file; `text` is what is written.
+
+    Of a machine: `wish` is what it becomes, or `version` what it shall run. `names` are roots or an export.
+    """
 
     kind: Kind
     unit: str | None = None
     drop_in: str | None = None
     text: str | None = None
+    machine: str | None = None
+    wish: MachineWish | None = None
+    version: str | None = None
+    names: list[str] | None = None
 
     def __str__(self) -> str:
+        if self.machine is not None:
+            verbs = {Kind.LIMITS: "change limits of", Kind.CONFIGURE: "change network and folders of"}
+            verb = verbs.get(self.kind, self.kind.value.replace("-", " "))
+            to = f" to {self.version}" if self.version is not None else ""
+            return f"{verb} machine {self.machine}{to}"
+        if self.names is not None:
+            named = ", ".join(self.names) or "no further version"
+            return f"hold {named}" if self.kind is Kind.HOLD else f"{self.kind.value} {named}"
         what = f" drop-in {self.drop_in} of" if self.drop_in is not None else ""
         what += " the file of" if self.kind in (Kind.WRITE, Kind.REMOVE) and self.drop_in is None else ""
         return f"{self.kind.value}{what} {self.unit}" if self.unit is not None else "reload systemd"
@@ -88,7 +117,7 @@ class Original(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """The steps, and what has to be remembered of before."""
+    """The steps for units, and what has to be remembered of before."""
 
     steps: list[Step]
     originals: dict[str, Original]
@@ -243,10 +272,11 @@ def simulate(seen: Mapping[str, Seen], steps: Iterable[Step]) -> dict[str, Seen]
     """What the steps make of what is, as systemd would: for tests, and for those who want to look ahead."""
     units = dict(seen)
     for step in steps:
-        if step.unit is None:
+        if step.kind is Kind.RELOAD:
             units = {name: _reloaded(unit) for name, unit in units.items()}
             continue
-        units[step.unit] = _after(units.get(step.unit, NOTHING), step)
+        if step.unit is not None:
+            units[step.unit] = _after(units.get(step.unit, NOTHING), step)
     return {name: unit for name, unit in units.items() if unit != NOTHING}
 
 
@@ -268,6 +298,8 @@ def _after(unit: Seen, step: Step) -> Seen:
             return change(unit, drop_ins=kept if step.text is None else {**kept, str(step.drop_in): step.text})
         case Kind.RELOAD:
             return _reloaded(unit)
+        case _:
+            return unit
 
 
 def _reloaded(unit: Seen) -> Seen:

@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Literal
 
 import msgspec
@@ -26,8 +26,10 @@ from services.hostd.applying import Applier, GoingDown
 from services.hostd.desired import UNTOUCHABLE, Desired, check
 from services.hostd.hands import SystemHands
 from services.hostd.history import Generation, History, Outcome, State
-from services.hostd.observing import observe
-from services.hostd.planner import Plan, Seen, concerned, plan
+from services.hostd.host_planner import Plan, concerned, plan
+from services.hostd.machines_asking import UNIT, Ask
+from services.hostd.machines_seen import MachineDetail, Machines, Viewer
+from services.hostd.observing import Observer
 from services.hostd.store import checked
 from services.hostd.supervisor_events import Hub
 from services.hostd.supervisor_schema import (
@@ -36,6 +38,7 @@ from services.hostd.supervisor_schema import (
     Generations,
     InForce,
     Job,
+    MachineAction,
     Observed,
     Planned,
     Summary,
@@ -48,7 +51,7 @@ KEPT = 200
 """Jobs that are remembered."""
 RETRY_SECONDS = 3.0
 AT_ONCE = 8
-"""Actions on units that run at the same time."""
+"""Actions on units and machines that run at the same time."""
 _STATES: Mapping[Outcome, Literal["running", "done", "failed", "reverted", "cancelled"]] = {
     Outcome.RUNNING: "running",
     Outcome.DONE: "done",
@@ -76,14 +79,14 @@ class Supervisor:
         hands: SystemHands,
         boot: str,
         settle_seconds: float,
+        viewer: Viewer | None = None,
         verifier: str = "systemd-analyze",
     ) -> None:
-        self.history, self.hands, self.verifier = history, hands, verifier
+        self.history, self.hands, self.viewer, self.verifier = history, hands, viewer, verifier
         self.manager: Manager = hands.manager
-        self.applier = Applier(
-            history, hands, self._observe, boot=boot, settle_seconds=settle_seconds, tell=self._heard
-        )
-        self.hub = Hub(self.manager, hands.events, self._state)
+        self.observe = Observer(self.manager, hands.files, viewer=viewer, roots=hands.root_server)
+        self.applier = Applier(history, hands, self.observe, boot=boot, settle_seconds=settle_seconds, tell=self._heard)
+        self.hub = Hub(self.manager, hands.events, self._state, self._machines)
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._ends: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -136,11 +139,12 @@ class Supervisor:
         return InForce(force.generation, self.history.newest(), self.history.desired(force.generation), force.originals)
 
     def observed(self) -> Observed:
-        """The units of the document in force as they are, and what is not as it says. Blocks."""
+        """What the document in force is about as it is, and what is not as it says. Blocks."""
         force = self.history.force()
         desired = self.history.desired(force.generation)
-        units = self._observe(concerned({}, desired, force.originals))
-        return Observed(force.generation, dict(units), plan(units, desired, force.originals).steps)
+        seen = self.observe(concerned(desired, force.originals), desired)
+        drift = plan(seen, desired, force.originals).steps
+        return Observed(force.generation, seen.units, drift, seen.machines, seen.roots)
 
     def planned(self, desired: Desired) -> Planned:
         """What applying a document would do: all of it but the last step. Blocks.
@@ -286,17 +290,18 @@ class Supervisor:
         )
 
     def _start_unit_job(self, unit: str, action: str, call: Callable[[], str], *, by: str) -> Job:
-        if sum(job.kind == "unit" for name in self._tasks if (job := self._jobs.get(name))) >= AT_ONCE:
-            raise BusyError("jobs.full", f"{AT_ONCE} actions on units are running already", hint="wait for one to end")
         job = Job(f"unit-{secrets.token_hex(6)}", "unit", action, "running", by, time.time(), unit=unit)
-        hands = SystemHands(
-            self.manager, self.hands.events, self.hands.files, self.hands.journal, job_seconds=self.hands.job_seconds
-        )
+        return self._start_job(job, lambda hands: hands.job(call), unit)
+
+    def _start_job(self, job: Job, call: Callable[[SystemHands], Awaitable[str | None]], unit: str) -> Job:
+        if sum(each.kind != "apply" for name in self._tasks if (each := self._jobs.get(name))) >= AT_ONCE:
+            raise BusyError("jobs.full", f"{AT_ONCE} actions are running already", hint="wait for one to end")
+        hands = self.hands.another()
         self._cancels[job.id] = hands
 
         async def work() -> None:
             try:
-                result = await hands.job(call)
+                result = await call(hands)
                 ended = msgspec.structs.replace(job, state="done", done=1, result=result, ended=time.time())
             except BacklineError as error:
                 failure = await hands.failure(error, unit)
@@ -310,6 +315,40 @@ class Supervisor:
 
         self._begin(job, work)
         return job
+
+    # Machines
+
+    def machines(self) -> Machines:
+        """The machines of this iron; none elsewhere. Blocks."""
+        return Machines([], []) if self.viewer is None else self.viewer.machines()
+
+    def machine(self, name: str) -> MachineDetail:
+        """One machine. Blocks. Raises MissingError("machine.unknown")."""
+        return self._viewer(name).machine(name)
+
+    async def change(self, name: str, action: MachineAction, *, by: str) -> Job:
+        """Begin to start, stop, upgrade or revert a machine, once.
+
+        Raises MissingError("machine.unknown", "machine.version"), UsageError, BusyError("machine.asked").
+        """
+        viewer = self._viewer(name)
+        record = await asyncio.to_thread(viewer.records.load, name)
+        version = action.version or ""
+        if action.action == "upgrade":
+            version = await asyncio.to_thread(viewer.images.find, record.machine.role, version)
+        elif version:
+            raise UsageError("machine.version", f"a version says what to upgrade to, and this is a {action.action}")
+        self.hands.busy_with(name)
+        id = f"machine-{secrets.token_hex(6)}"
+        why = f"{by}: {action.why}" if action.why else by
+        ask = Ask(id, action.action, None, version, why)
+        job = Job(id, "machine", action.action, "running", by, time.time(), machine=name)
+        return self._start_job(job, lambda hands: hands.ask(name, ask), UNIT.format(name=name))
+
+    def _viewer(self, name: str) -> Viewer:
+        if self.viewer is None:
+            raise MissingError("machine.unknown", f"there is no machine {name[:80]}: no machines run on this host")
+        return self.viewer
 
     # Jobs
 
@@ -329,7 +368,9 @@ class Supervisor:
         for record in await asyncio.to_thread(lambda: list(self.history.all_records())):
             if record.job == name:
                 return _job_of(record)
-        raise MissingError("job.unknown", f"there is no job {name[:80]}", hint="jobs of units are not kept for long")
+        raise MissingError(
+            "job.unknown", f"there is no job {name[:80]}", hint="jobs of units and machines are not kept for long"
+        )
 
     async def cancel(self, name: str) -> Job:
         """Ask a job to end; what a generation has changed already is taken back. Raises MissingError, UsageError."""
@@ -383,8 +424,11 @@ class Supervisor:
         with contextlib.suppress(OSError):
             durable.sweep(self.hands.files.folder)
 
-    def _observe(self, units: Iterable[str]) -> Mapping[str, Seen]:
-        return observe(self.manager, self.hands.files, units)
+    def _machines(self) -> list[Item]:
+        """Machines, as events tell them. Blocks."""
+        if self.viewer is None:
+            return []
+        return [Item("machines", each.name, _plain(each)) for each in self.viewer.machines().machines]
 
     def _state(self) -> list[Item]:
         items = [Item("jobs", job.id, _plain(job)) for job in self._jobs.values()]

@@ -27,6 +27,7 @@ from services.common.edge import Operation, read_body, read_query
 from services.common.errors import BacklineError, UsageError
 from services.common.identity import ImageIdentity
 from services.hostd.app import Hostd
+from services.hostd.machines_seen import MachineDetail, Machines
 from services.hostd.schema import Host, Journal, JournalQuery, UnitDetail, Units, UnitsQuery
 from services.hostd.store import Store, checked
 from services.hostd.supervisor import Supervisor
@@ -39,6 +40,7 @@ from services.hostd.supervisor_schema import (
     Job,
     JobQuery,
     Jobs,
+    MachineAction,
     Observed,
     Planned,
     Properties,
@@ -48,6 +50,7 @@ from services.hostd.supervisor_schema import (
     Transient,
     Wanted,
 )
+from services.roots.client import Roots
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +133,7 @@ class Supervising:
         return _tagged(found, found.newest)
 
     async def observed(self, request: Request) -> Observed:
-        """The units of the document in force as they are, and the steps that would set them right."""
+        """What the document in force is about as it is, and the steps that would set it right."""
         self.caller(request)
         return await asyncio.to_thread(self.supervisor.observed)
 
@@ -159,6 +162,27 @@ class Supervising:
         job = await self.supervisor.again(by=_name(self.caller(request)))
         return Jobs([] if job is None else [job])
 
+    async def machines(self, request: Request) -> Machines:
+        """The machines of this iron and how they are; none on a host that is no iron."""
+        self.caller(request)
+        return await asyncio.to_thread(self.supervisor.machines)
+
+    async def machine(self, request: Request) -> MachineDetail:
+        """One machine, and its record with what was done to it."""
+        self.caller(request)
+        return await asyncio.to_thread(self.supervisor.machine, request.path_params["name"])
+
+    async def change(self, request: Request) -> Job:
+        """Start, stop, upgrade or revert a machine, once."""
+        caller = self.caller(request)
+        action = await read_body(request, MachineAction)
+        return await self.supervisor.change(request.path_params["name"], action, by=_name(caller))
+
+    async def roots(self, request: Request) -> Roots:
+        """The versions on this root file server."""
+        self.caller(request)
+        return await asyncio.to_thread(self.supervisor.hands.root_server.roots)
+
     async def jobs(self, request: Request) -> Jobs:
         """Jobs, newest first."""
         self.caller(request)
@@ -176,7 +200,7 @@ class Supervising:
         return await self.supervisor.cancel(request.path_params["id"])
 
     async def events(self, request: Request) -> Response:
-        """Units, jobs and generations as they change: a snapshot, then changes, from Last-Event-ID on (SSE)."""
+        """Units, machines, jobs and generations as they change: a snapshot, then changes (SSE, with Last-Event-ID)."""
         self.caller(request)
         return await self.supervisor.hub.subscribe(request)
 
@@ -218,7 +242,7 @@ def make_supervisor_app(
     app = create_app(
         service="supervisor",
         access=Access(),
-        description="What changes a host: its units, generation by generation. For root and scope host.",
+        description="What changes a host, generation by generation: units, machines, roots. For root and scope host.",
         identity=identity,
         checks={"bus": handlers.bus_answers},
         lifespan=lifespan,
@@ -313,7 +337,7 @@ def make_supervisor_app(
                 "GET",
                 "/v1/observed",
                 handlers.observed,
-                summary="What is, of the units in force",
+                summary="What is, of the document in force",
                 answer=Observed,
                 errors=[*known, 422, 503],
             ),
@@ -344,6 +368,40 @@ def make_supervisor_app(
                 answer=Jobs,
                 status=202,
                 errors=[*known, 422, 503],
+            ),
+            Operation(
+                "GET",
+                "/v1/machines",
+                handlers.machines,
+                summary="Machines",
+                answer=Machines,
+                errors=[*known, 503],
+            ),
+            Operation(
+                "GET",
+                "/v1/machines/{name}",
+                handlers.machine,
+                summary="A machine",
+                answer=MachineDetail,
+                errors=unit,
+            ),
+            Operation(
+                "POST",
+                "/v1/machines/{name}/jobs",
+                handlers.change,
+                summary="Start, stop, upgrade or revert a machine",
+                body=MachineAction,
+                answer=Job,
+                status=202,
+                errors=[*unit, 409],
+            ),
+            Operation(
+                "GET",
+                "/v1/roots",
+                handlers.roots,
+                summary="Versions on this root file server",
+                answer=Roots,
+                errors=[*known, 404, 503],
             ),
             Operation("GET", "/v1/jobs", handlers.jobs, summary="Jobs", answer=Jobs, errors=known),
             Operation(

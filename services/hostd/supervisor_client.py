@@ -6,6 +6,7 @@ import time
 
 from services.common.client import Call, Client, path_of
 from services.hostd.desired import Desired
+from services.hostd.machines_seen import MachineDetail, Machines
 from services.hostd.schema import Host, Journal, UnitDetail, Units
 from services.hostd.supervisor_schema import (
     Action,
@@ -14,6 +15,7 @@ from services.hostd.supervisor_schema import (
     InForce,
     Job,
     Jobs,
+    MachineAction,
     Observed,
     Planned,
     Proposal,
@@ -21,6 +23,7 @@ from services.hostd.supervisor_schema import (
     Transient,
     Wanted,
 )
+from services.roots.client import Roots
 
 SOCKET = "unix:/run/backline/supervisor.sock"
 PORT = 20211
@@ -49,6 +52,22 @@ class Supervisor(Client):
     def act(self, name: str, action: Action) -> Job:
         """Begin an action on a unit."""
         return self.send(Call("POST", path_of("v1", "units", name, "jobs"), Job, body=action))
+
+    def machines(self) -> Machines:
+        """The machines of an iron."""
+        return self.send(Call("GET", "/v1/machines", Machines))
+
+    def machine(self, name: str) -> MachineDetail:
+        """One machine."""
+        return self.send(Call("GET", path_of("v1", "machines", name), MachineDetail))
+
+    def change(self, name: str, action: MachineAction) -> Job:
+        """Begin to start, stop, upgrade or revert a machine."""
+        return self.send(Call("POST", path_of("v1", "machines", name, "jobs"), Job, body=action))
+
+    def roots(self) -> Roots:
+        """The versions on a root file server."""
+        return self.send(Call("GET", "/v1/roots", Roots))
 
     def transient(self, wanted: Transient) -> Job:
         """Begin a transient service."""

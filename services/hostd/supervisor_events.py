@@ -15,7 +15,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -33,7 +33,9 @@ logger = logging.getLogger(__name__)
 
 RING = 4096
 SUBSCRIBERS = 64
-TOPICS = frozenset({"units", "jobs", "generations"})
+TOPICS = frozenset({"units", "jobs", "generations", "machines"})
+MACHINE_UNITS = ("systemd-nspawn@", "backline-hostd-machine@", "backline-hostd-machine-ask@")
+"""Whenever one of these changes, a machine may have: every change of one is done by the second."""
 PAUSE_SECONDS = 1.0
 
 
@@ -45,16 +47,23 @@ class _Entry:
 
 
 class Hub:
-    """The ring, and who listens. `state` gives what jobs and generations are now, as items."""
+    """The ring, and who listens. `state` gives what jobs and generations are now, as items, and `machines` those."""
 
-    def __init__(self, manager: Manager, events: Events, state: Callable[[], list[Item]]) -> None:
-        self.manager, self.events, self.state = manager, events, state
+    def __init__(
+        self,
+        manager: Manager,
+        events: Events,
+        state: Callable[[], list[Item]],
+        machines: Callable[[], list[Item]],
+    ) -> None:
+        self.manager, self.events, self.state, self.machines = manager, events, state, machines
         self.log = secrets.token_hex(8)
         self.revision = 0
         self.subscribers = 0
         self._ring: deque[_Entry] = deque(maxlen=RING)
         self._grown = asyncio.Event()
         self._units: dict[str, Record] = {}
+        self._machines: dict[str, Record] = {}
         self._follower: asyncio.Task[None] | None = None
         self._following = asyncio.Event()
 
@@ -81,7 +90,7 @@ class Hub:
         self.subscribers += 1
         ending = stopping(request)
         try:
-            if "units" in topics:
+            if topics & {"units", "machines"}:
                 await self._follow()
             first = self._ring[0].revision if self._ring else self.revision + 1
             if place is None or place.log != self.log or not first - 1 <= place.revision <= self.revision:
@@ -111,6 +120,8 @@ class Hub:
         items = [item for item in self.state() if item.topic in topics]
         if "units" in topics:
             items += [Item("units", name, record) for name, record in self._units.items()]
+        if "machines" in topics:
+            items += [Item("machines", name, record) for name, record in self._machines.items()]
         pieces = []
         for begin in range(0, max(1, len(items)), PART):
             last = begin + PART >= len(items)
@@ -119,10 +130,11 @@ class Hub:
         return pieces
 
     async def _follow(self) -> None:
-        """Follow systemd, and return when its units are known. Raises BusError."""
+        """Follow systemd, and return when its units are known, and machines. Raises BusError."""
         if self._follower is None or self._follower.done():
             self._following = asyncio.Event()
             await self._look()
+            await self._look_at_machines()
             self._follower = asyncio.create_task(self._following_systemd(), name="units")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):
@@ -135,9 +147,12 @@ class Hub:
                     async for event in stream:
                         if isinstance(event, Resync):
                             await self._look()
+                            await self._look_at_machines()
                             self._following.set()
                         elif isinstance(event, UnitChanged) and event.active and event.sub:
                             self._changed(event)
+                            if event.unit.startswith(MACHINE_UNITS):
+                                await self._look_at_machines()
             except BacklineError as error:
                 logger.warning("units cannot be followed: %s", error)
                 await asyncio.sleep(PAUSE_SECONDS)
@@ -146,13 +161,22 @@ class Hub:
         """Read all units, and tell what is not as it was."""
         found = {unit.name: _unit(unit) for unit in await asyncio.to_thread(self.manager.list_units)}
         known, self._units = self._units, found
-        if not known:
-            return
+        if known:
+            self._tell("units", known, found)
+
+    async def _look_at_machines(self) -> None:
+        """Read all machines, and tell what is not as it was."""
+        found = {item.key: item.record for item in await asyncio.to_thread(self.machines)}
+        known, self._machines = self._machines, found
+        if self._following.is_set():
+            self._tell("machines", known, found)
+
+    def _tell(self, topic: str, known: Mapping[str, Record], found: Mapping[str, Record]) -> None:
         for name in sorted({*known, *found}):
             if name not in found:
-                self.publish("units", name, Kind.DELETED, None)
+                self.publish(topic, name, Kind.DELETED, None)
             elif found[name] != known.get(name):
-                self.publish("units", name, Kind.UPDATED if name in known else Kind.CREATED, found[name])
+                self.publish(topic, name, Kind.UPDATED if name in known else Kind.CREATED, found[name])
 
     def _changed(self, event: UnitChanged) -> None:
         known = self._units.get(event.unit)

@@ -15,6 +15,11 @@ from services.common.tls import server_context
 from services.hostd.hands import SystemHands
 from services.hostd.history import History
 from services.hostd.journal import JournalReader
+from services.hostd.machines_asking import ASKS, Asks
+from services.hostd.machines_images import Images
+from services.hostd.machines_records import Records
+from services.hostd.machines_seen import Viewer
+from services.hostd.roots_seen import RootServer
 from services.hostd.store import BOOT_ID, Store
 from services.hostd.supervisor import Supervisor
 from services.hostd.supervisor_schema import Settings
@@ -24,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 CREDENTIAL = "backline.tls"
 """The certificate that this host serves with, and its key: the one that nginx on gw has."""
+IRON = "iron"
+"""The role that `backline host init` gives a host: the one that runs machines."""
 JOURNAL_BYTES = 1024 * 1024
 
 
@@ -33,20 +40,27 @@ def make_store(settings: Settings, identity: ImageIdentity) -> Store:
     return Store(manager=SystemdManager(settings.bus), journal=journal, identity=identity)
 
 
-def make_supervisor(settings: Settings) -> Supervisor:
-    """The supervisor of the systemd behind `settings.bus`."""
+def make_supervisor(settings: Settings, identity: ImageIdentity) -> Supervisor:
+    """The supervisor of the systemd behind `settings.bus`; of machines too, on iron."""
+    manager = SystemdManager(settings.bus)
     hands = SystemHands(
-        SystemdManager(settings.bus),
+        manager,
         SystemdEvents(settings.bus),
         UnitFiles(settings.units),
         JournalReader(seconds=settings.journal_seconds, size=JOURNAL_BYTES),
         job_seconds=settings.job_seconds,
+        asks=Asks(settings.state / ASKS.name),
+        roots=RootServer(settings.roots),
     )
+    viewer = None
+    if identity.role == IRON:
+        viewer = Viewer(manager, Records(settings.machines), Images(settings.machines / "images"))
     return Supervisor(
         history=History(settings.state),
         hands=hands,
         boot=BOOT_ID.read_text().strip(),
         settle_seconds=settings.settle_seconds,
+        viewer=viewer,
     )
 
 

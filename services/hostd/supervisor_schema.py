@@ -11,7 +11,11 @@ from msgspec import Meta
 from services.common.bus import SYSTEM_BUS
 from services.hostd.desired import Desired, UnitName
 from services.hostd.history import Failure, Generation, Outcome, Record
-from services.hostd.planner import Original, Seen, Step
+from services.hostd.host_planner import Originals
+from services.hostd.machines_planner import MachinesSeen
+from services.hostd.machines_schema import Version
+from services.hostd.planner import Seen, Step
+from services.hostd.roots_planner import RootsSeen
 
 Why = Annotated[str, Meta(min_length=1, max_length=500, description="why, for the history")]
 Scalar = str | int | bool
@@ -23,6 +27,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bus: Annotated[str, Meta(description="D-Bus address of the systemd to supervise")] = SYSTEM_BUS
     state: Annotated[Path, Meta(description="folder of generations and journals")] = Path(
         "/var/lib/backline-hostd-supervisor"
+    )
+    machines: Annotated[Path, Meta(description="folder of the machines of an iron")] = Path(
+        "/var/lib/backline-machines"
+    )
+    roots: Annotated[str, Meta(description="where the roots service of a root file server is")] = (
+        "unix:/run/backline/roots.sock"
     )
     units: Annotated[Path, Meta(description="folder that unit files of documents are written to")] = Path(
         "/etc/systemd/system"
@@ -105,30 +115,36 @@ class InForce(msgspec.Struct, frozen=True):
     number: int
     newest: int
     desired: Desired
-    originals: dict[str, Original]
+    originals: Originals
 
 
 class Observed(msgspec.Struct, frozen=True):
-    """The units that the document in force is about, as they are. `drift`: the steps that would set them right."""
+    """What the document in force is about, as it is. `drift`: the steps that would set it right.
+
+    `machines` is null where none can run, `roots` where none are served.
+    """
 
     generation: int
     units: dict[str, Seen]
     drift: list[Step]
+    machines: MachinesSeen | None = None
+    roots: RootsSeen | None = None
 
 
 class Job(msgspec.Struct, frozen=True):
-    """Something that runs, or ran: bringing a generation into force, or one action on a unit.
+    """Something that runs, or ran: bringing a generation into force, or one action on a unit or machine.
 
     `done` of `total` steps; `step` is the one that runs. A job that failed says why.
     """
 
     id: str
-    kind: Literal["apply", "unit"]
+    kind: Literal["apply", "unit", "machine"]
     action: str
     state: Literal["running", "done", "failed", "reverted", "cancelled"]
     by: str
     began: float
     unit: str | None = None
+    machine: str | None = None
     generation: int | None = None
     done: int = 0
     total: int = 1
@@ -154,7 +170,7 @@ class EventsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which events to follow."""
 
     topic: Annotated[
-        list[Literal["units", "jobs", "generations"]], Meta(max_length=3, description="all of them without")
+        list[Literal["units", "jobs", "generations", "machines"]], Meta(max_length=4, description="all of them without")
     ] = []
 
 
@@ -163,6 +179,16 @@ class Action(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     action: Literal["start", "stop", "restart", "reload"]
     mode: Literal["replace", "fail"] = "replace"
+
+
+class MachineAction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to do with a machine, once. A start or stop holds until the other one is said, or a document says it."""
+
+    action: Literal["start", "stop", "upgrade", "revert"]
+    version: Annotated[
+        Version | None, Meta(description="what to upgrade to; the newest that the iron holds when absent")
+    ] = None
+    why: Annotated[str, Meta(max_length=500, description="for the machine's history")] = ""
 
 
 class Transient(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

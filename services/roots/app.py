@@ -25,7 +25,7 @@ from services.common.feed.client import Batch, Follower
 from services.common.statement import Publication
 from services.common.versions import Ref, valid_role, valid_version
 from services.roots.keeper import Keeper
-from services.roots.schema import Root, Roots, State
+from services.roots.schema import Holds, Root, Roots, State
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +110,14 @@ class Handlers:
         require(request, Role.ROOT)
         return await asyncio.to_thread(self.keeper.stage, _ref(request))
 
+    async def hold(self, request: Request) -> Holds:
+        """Hold versions beside what channels and pins want: this list, and no longer what an earlier one named.
+
+        They are pulled in their time, and never collected; `stage` waits for one.
+        """
+        require(request, Role.ROOT)
+        return await asyncio.to_thread(self.keeper.hold, await read_body(request, Holds))
+
     async def remove(self, request: Request) -> None:
         """Remove a version that nobody uses; refused with the names of those who do."""
         require(request, Role.ROOT)
@@ -181,6 +189,15 @@ def make_app(keeper: Keeper, follower: Follower, *, access: Access) -> Applicati
                 summary="Remove a version",
                 status=204,
                 errors=changing,
+            ),
+            Operation(
+                "PUT",
+                "/v1/holds",
+                handlers.hold,
+                summary="Hold versions",
+                body=Holds,
+                answer=Holds,
+                errors=[400, 401, 403, 413, 415, 422, 503],
             ),
             Operation(
                 "POST",

@@ -6,7 +6,9 @@ import msgspec
 
 from services.common.client import Call, Client, Nothing, path_of
 from services.common.collecting import GcAnswer, GcRequest
-from services.roots.schema import Root, Roots
+from services.roots.schema import Holds, Root, Roots
+
+__all__ = ["NETBOOT", "SOCKET", "STAGE_SECONDS", "Holds", "Pointers", "Roots", "RootsClient"]
 
 SOCKET = "unix:/run/backline/roots.sock"
 NETBOOT = "unix:/run/backline/netboot.sock"
@@ -25,6 +27,10 @@ def remove_call(role: str, version: str) -> Call[Nothing]:
     return Call("DELETE", path_of("v1", "roots", role, version), Nothing)
 
 
+def hold_call(holds: Holds) -> Call[Holds]:
+    return Call("PUT", "/v1/holds", Holds, body=holds)
+
+
 def gc_call(request: GcRequest) -> Call[GcAnswer]:
     return Call("POST", "/v1/gc", GcAnswer, body=request)
 
@@ -39,6 +45,10 @@ class RootsClient(Client):
     def stage(self, role: str, version: str) -> Root:
         """Pull a version; returns when it is here."""
         return self.send(stage_call(role, version))
+
+    def hold(self, holds: Holds) -> Holds:
+        """Have these versions held, and no others beside what channels and pins want."""
+        return self.send(hold_call(holds))
 
     def remove(self, role: str, version: str) -> None:
         """Remove a version that nobody uses."""

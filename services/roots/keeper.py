@@ -30,7 +30,7 @@ from services.roots.held import Folder
 from services.roots.plan import Plan, Wanted
 from services.roots.pull import Moving, Pull
 from services.roots.remote import Depot, Netboot, NewProgress
-from services.roots.schema import Root, Roots, Settings, State
+from services.roots.schema import Holds, Root, Roots, Settings, State
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ class Keeper:
         self._state = threading.RLock()
         self._disk = threading.Lock()
         self._working = threading.Lock()
+        self._remembering = threading.Lock()
 
     # What there is
 
@@ -75,6 +76,7 @@ class Keeper:
                 roots=[root for _, root in found],
                 free=self.folder.free(),
                 problems=[f"{about}: {why}" for about, why in sorted(self.problems.items())],
+                holds=list(self.memory.holds),
             )
 
     def count(self, state: State) -> int:
@@ -196,13 +198,16 @@ class Keeper:
                 pointers=pointers or {},
                 verify=self._verify,
                 fresh=fresh,
+                holds=self.memory.holds,
             )
             with self._state:
                 self._plan = plan
-            if plan.memory != self.memory:
-                self.memory = plan.memory
-                with self._about("memory"):
-                    self.folder.remember(plan.memory)
+            with self._remembering:
+                memory = msgspec.structs.replace(plan.memory, holds=self.memory.holds)
+                if memory != self.memory:
+                    self.memory = memory
+                    with self._about("memory"):
+                        self.folder.remember(memory)
             for refused in plan.refused:
                 self._refuse(refused)
             wanted = list({each.ref: each for each in plan.wanted}.values())
@@ -214,6 +219,15 @@ class Keeper:
                     continue
                 with self._about(str(each.ref)):
                     self._pull(each)
+
+    def hold(self, holds: Holds) -> Holds:
+        """Hold these versions beside what channels and pins want. Raises HostError("roots.full", "roots.disk")."""
+        with self._remembering:
+            memory = msgspec.structs.replace(self.memory, holds=sorted(set(holds.roots)))
+            if memory != self.memory:
+                self.folder.remember(memory)
+                self.memory = memory
+        return Holds(roots=list(self.memory.holds))
 
     def stage(self, ref: Ref) -> Root:
         """Pull a published version now, whatever channel it is on. Raises what the pull raises."""
@@ -382,6 +396,8 @@ class Keeper:
             hint = "see `systemctl status backline-netboot` on gw"
             raise BusyError("conflict.stale", f"netboot's leases are {age:.0f} s old: nothing is removed", hint=hint)
         why = netboot.users(ref.version)
+        if str(ref) in self.memory.holds:
+            why.append("this host's document has it held")
         with self._state:
             if self._plan is None:
                 why.append("what is published is not known: the depot was not heard since the start")

@@ -64,8 +64,11 @@ def make(
     pointers: Mapping[str, Collection[str]],
     verify: Verify,
     fresh: Collection[int] = (),
+    holds: Collection[str] = (),
 ) -> Plan:
     """The plan for `publications`, the whole feed. `pointers` says by version what names it ("channel stable").
+
+    `holds` are further versions to have, as ROLE/VERSION, whatever their publications say of hosts.
 
     `fresh` are ids that have just come: with an old sequence, they are an old statement once more.
     """
@@ -91,6 +94,7 @@ def make(
                 why = f"newest on channel {name}: number {statement.sequence}"
                 plan.wanted.append(Wanted(Ref(role, statement.version), publication, why))
     _pointed(readable, pointers, host, verify, plan)
+    _held(readable, holds, verify, plan)
     return plan
 
 
@@ -136,6 +140,20 @@ def _pointed(
                 plan.refused.append(Refused(publication, Ref(statement.role, version), error))
                 continue
             plan.wanted.append(Wanted(Ref(statement.role, version), publication, f"named by {', '.join(names)}"))
+            break
+
+
+def _held(readable: list[tuple[Publication, Statement]], holds: Collection[str], verify: Verify, plan: Plan) -> None:
+    for name in sorted(holds):
+        vouching = [each for each in readable if str(Ref(each[1].role, each[1].version)) == name]
+        for publication, statement in reversed(vouching):
+            try:
+                verify(publication, 0)
+            except IntegrityError as error:
+                plan.refused.append(Refused(publication, Ref(statement.role, statement.version), error))
+                continue
+            why = "this host's document has it held"
+            plan.wanted.append(Wanted(Ref(statement.role, statement.version), publication, why))
             break
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from services.common import manifest as manifests
 from services.common import statement as statements
 from services.common.codec import encode_json
+from services.common.depot import delta_path, image_path
 from services.common.errors import BacklineError, HostError, IntegrityError, MissingError
 from services.common.manifest import Artefact, Manifest
 from services.common.process import ProcessFailed, run
@@ -25,13 +26,11 @@ from services.common.signing import Signer
 from services.common.statement import Publication
 from services.common.versions import Ref
 from services.roots.held import RECORD, Folder, check_file, disk_errors, served, sync
-from services.roots.remote import Depot, delta_path, image_path
+from services.roots.remote import Depot
 from services.roots.schema import Record
 
 logger = logging.getLogger(__name__)
 
-TRIES = 20
-"""How often one pull goes on after a cut without a byte more; a cut after new bytes does not count."""
 BASES = 4
 """How many held versions are asked for as the base of a delta, the newest first."""
 DELTA_SECONDS = 1800.0
@@ -98,7 +97,7 @@ class Pull:
     def run(self) -> Manifest:
         """Have the version in images/ afterwards; when it is there already, nothing happens but a look.
 
-        Raises IntegrityError (what came is not what was signed: "publish.*", "roots.hash", "roots.size"),
+        Raises IntegrityError (what came is not what was signed: "publish.*", "roots.hash", "depot.size"),
         MissingError("depot.*") and RemoteError (the depot), HostError("roots.full", "roots.disk").
         """
         with disk_errors(self.aside):
@@ -134,7 +133,7 @@ class Pull:
         path = self.aside / manifests.NAME
         with contextlib.suppress(FileNotFoundError, IntegrityError):
             return statements.check_manifest(self.statement, path.read_bytes())
-        data = self.depot.small(image_path(self.ref, manifests.NAME))
+        data = self.depot.files.small(image_path(self.ref, manifests.NAME))
         if data is None:
             raise MissingError("depot.file", f"the depot has no {self.ref}")
         manifest = statements.check_manifest(self.statement, data)
@@ -170,7 +169,7 @@ class Pull:
             return whole
         for base in self.bases[:BASES]:
             with contextlib.suppress(BacklineError):
-                delta = self.depot.delta(self.ref, base.version, name)
+                delta = self.depot.files.delta(self.ref, base.version, name)
                 held = served(self.folder.manifest(base)).get(name)
                 if delta is None or held is None or held.sha256 != delta.from_sha256:
                     continue
@@ -241,19 +240,14 @@ class Pull:
 
     def _download(self, source: _Source, target: Path) -> None:
         """Fetch a file, going on after cuts. Raises what the depot's last cut was."""
-        left = TRIES
-        while True:
-            before = _size(target)
-            try:
-                self.folder.hook(f"fetch {target.name}")
-                self.depot.download(source.path, target, source.bytes, self._moved)
-                break
-            except MissingError as error:
-                left = TRIES if _size(target) > before else left - 1
-                if error.code == "depot.file" or left <= 0:
-                    raise
-                logger.info("%s of %s: %s; going on", target.name, self.ref, error)
-                self._pause(min(5.0, 0.2 * 2 ** (TRIES - left)))
+        self.depot.files.fetch(
+            source.path,
+            target,
+            source.bytes,
+            self._moved,
+            pause=self._pause,
+            began=lambda: self.folder.hook(f"fetch {target.name}"),
+        )
 
     def _moved(self, count: int) -> None:
         self.moving.moved += count

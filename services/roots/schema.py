@@ -74,6 +74,16 @@ class Roots(msgspec.Struct, frozen=True, kw_only=True):
     roots: list[Root]
     free: int
     problems: list[str] = []
+    holds: list[str] = []
+    """Versions that this host's generation document has it hold, as ROLE/VERSION."""
+
+
+class Holds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Versions to hold beside what channels and pins want, as ROLE/VERSION. It is the whole list."""
+
+    roots: Annotated[
+        list[Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}/[0-9]{8}\.[0-9a-f]{12}$")]], Meta(max_length=64)
+    ]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,3 +104,5 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """`state.json`: what was accepted, by channel."""
 
     channels: dict[str, Seen] = {}
+    holds: list[str] = []
+    """What `PUT /v1/holds` asked for."""

@@ -11,14 +11,14 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from services.common.bus.fake import FakeSystemd
+from services.common.bus.fake import FakeSystemd, make_unit
 from services.common.bus.model import UnitDetails, unit_from_path, unit_to_path
 from services.common.process import running, spawn
 
@@ -69,9 +69,18 @@ class SystemdOnBus:
     It cannot be a thread of the test: pystemd holds the interpreter's lock while it waits for an answer.
     """
 
-    def __init__(self, address: str, units: list[UnitDetails], *, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        units: list[UnitDetails],
+        *,
+        folder: Path | None = None,
+        programs: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """`programs`: what a start of a template's instance runs, by the template's prefix ("getty@")."""
         known = msgspec.json.encode(units).decode()
-        self._argv = [sys.executable, "-m", "tests.common.bus_rig", address, known, str(folder or "")]
+        runs = msgspec.json.encode(programs or {}).decode()
+        self._argv = [sys.executable, "-m", "tests.common.bus_rig", address, known, str(folder or ""), runs]
 
     def __enter__(self) -> SystemdOnBus:
         with contextlib.ExitStack() as stack:
@@ -133,8 +142,11 @@ _AFTER = {
 class Systemd:
     """The object in the process of `SystemdOnBus`. Its state is a `FakeSystemd`, which reads unit files in a folder."""
 
-    def __init__(self, address: str, units: list[UnitDetails], folder: Path | None) -> None:
-        self.first, self.folder = units, folder
+    def __init__(
+        self, address: str, units: list[UnitDetails], folder: Path | None, programs: Mapping[str, Sequence[str]]
+    ) -> None:
+        self.first, self.folder, self.programs = units, folder, programs
+        self.running: dict[str, asyncio.Task[None]] = {}
         self.address = address
         self.reset()
 
@@ -292,6 +304,9 @@ class Systemd:
         name = message.body[0]
         if self.deny:
             return Message.new_error(message, "org.freedesktop.DBus.Error.AccessDenied", "no")
+        prefix, at, instance = name.partition("@")
+        if (argv := self.programs.get(f"{prefix}{at}")) is not None:
+            return self._program(message, name, [*argv, instance.removesuffix(".service")])
         if message.member != "StartTransientUnit" and name not in self.units:
             return Message.new_error(message, f"{SYSTEMD}.NoSuchUnit", f"Unit {name} not found.")
         self.jobs += 1
@@ -305,6 +320,45 @@ class Systemd:
             self.units[name] = msgspec.structs.replace(self.units[name], active=active, sub=sub)
         self._ended(self.jobs, name, self.job_result)
         return True  # type: ignore[return-value]  # dbus-next: handled, the answer is sent already
+
+    def _program(self, message: Message, name: str, argv: Sequence[str]) -> Message:
+        """Start or stop a program, as systemd does a oneshot; its output are units' states, `NAME STATE` a line."""
+        self.jobs += 1
+        number = self.jobs
+        self.bus.send(Message.new_method_return(message, "o", [f"{MANAGER_PATH}/job/{number}"]))
+        known = self.running.get(name)
+        if message.member == "StopUnit":
+            if known is not None:
+                known.cancel()
+            self._ended(number, name, "done")
+        elif known is not None and not known.done():
+            known.add_done_callback(lambda _: self._ended(number, name, "done"))
+        else:
+            self.running[name] = asyncio.create_task(self._run(number, name, argv))
+        return True  # type: ignore[return-value]
+
+    async def _run(self, number: int, name: str, argv: Sequence[str]) -> None:
+        self._set(name, "activating")
+        process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
+        try:
+            output, _ = await process.communicate()
+        except asyncio.CancelledError:
+            process.kill()
+            await process.wait()
+            raise
+        finally:
+            self._set(name, "inactive")
+        for line in output.decode().splitlines():
+            unit, _, state = line.partition(" ")
+            self._set(unit, state)
+        self._ended(number, name, "done" if process.returncode == 0 else "failed")
+
+    def _set(self, name: str, state: str) -> None:
+        self.units[name] = make_unit(name, name, active=state)
+        changed = {"ActiveState": Variant("s", state), "SubState": Variant("s", state)}
+        body = [f"{SYSTEMD}.Unit", changed, []]
+        interface = "org.freedesktop.DBus.Properties"
+        self.bus.send(Message.new_signal(unit_to_path(name), interface, "PropertiesChanged", "sa{sv}as", body))
 
 
 async def spoof_to_everybody(address: str, body: list[Any]) -> None:
@@ -323,4 +377,5 @@ async def spoof_to_everybody(address: str, body: list[Any]) -> None:
 
 if __name__ == "__main__":
     known = msgspec.json.decode(sys.argv[2], type=list[UnitDetails])
-    asyncio.run(Systemd(sys.argv[1], known, Path(sys.argv[3]) if sys.argv[3] else None).run())
+    programs = msgspec.json.decode(sys.argv[4], type=dict[str, list[str]])
+    asyncio.run(Systemd(sys.argv[1], known, Path(sys.argv[3]) if sys.argv[3] else None, programs).run())

@@ -13,8 +13,12 @@ import msgspec
 from services.common.errors import BacklineError, HostError
 from services.hostd import durable
 from services.hostd.applying import Applier
+from services.hostd.desired import Desired
 from services.hostd.history import Failure, History, Record
-from services.hostd.planner import Kind, Seen, Step, simulate
+from services.hostd.host_planner import HostSeen, simulate
+from services.hostd.machines_planner import MachinesSeen
+from services.hostd.planner import Kind, Seen, Step
+from services.hostd.roots_planner import RootsSeen
 from services.hostd.unit_files import UnitFiles
 
 
@@ -24,6 +28,8 @@ class DiskHost:
     def __init__(self, folder: Path, *, breaks: str = "", falls: str = "") -> None:
         self.folder = folder
         self.state = folder / "systemd.json"
+        self.other = folder / "other.json"
+        self.tokens: dict[str, str] = {}
         self.files = UnitFiles(folder / "units")
         self.history = History(folder / "state")
         self.breaks, self.falls = breaks, falls
@@ -49,12 +55,25 @@ class DiskHost:
         file, drop_ins = (found.file, found.drop_ins) if found is not None else (None, {})
         return msgspec.structs.replace(unit, file=file, drop_ins=drop_ins)
 
-    def observe(self, units: Iterable[str]) -> dict[str, Seen]:
+    def observe(self, units: Iterable[str], desired: Desired) -> HostSeen:
         seen = self.seen()
-        return {name: seen.get(name, Seen()) for name in {*units, *(n for n, unit in seen.items() if unit.ours)}}
+        named = {name: seen.get(name, Seen()) for name in {*units, *(n for n, unit in seen.items() if unit.ours)}}
+        rest = self.rest()
+        return HostSeen(named, rest.machines, rest.roots)
 
-    async def do(self, step: Step) -> None:
+    def rest(self) -> HostSeen:
+        """Machines and roots; none of them on a host that was not given any."""
+        if not self.other.exists():
+            return HostSeen()
+        return msgspec.json.decode(self.other.read_bytes(), type=HostSeen)
+
+    def put_rest(self, machines: MachinesSeen | None, roots: RootsSeen | None) -> None:
+        durable.write(self.other, msgspec.json.encode(HostSeen({}, machines, roots)))
+
+    async def do(self, step: Step, token: str) -> None:
         self.hook(step)
+        self.tokens.setdefault(token, str(step))
+        assert self.tokens[token] == str(step), "two steps have one token"
         if str(step) == self.breaks:
             raise HostError("test.broken", f"{step} does not work")
         self.done.append(str(step))
@@ -65,11 +84,31 @@ class DiskHost:
         elif step.kind is Kind.REMOVE:
             assert step.unit is not None
             self.files.remove(step.unit, step.drop_in)
+        elif step.machine is not None or step.names is not None:
+            # What is done already is no error, as it is none for `machines_asking`.
+            if not self._is_so(step):
+                rest = simulate(self.rest(), [step])
+                self.put_rest(rest.machines, rest.roots)
         else:
-            after = simulate(self.seen(), [step])
+            after = simulate(HostSeen(self.seen()), [step]).units
             if step.unit == self.falls and step.kind is Kind.START:
                 after[step.unit] = msgspec.structs.replace(after[step.unit], active="failed")
             self.put(after)
+
+    def _is_so(self, step: Step) -> bool:
+        machines = self.rest().machines
+        if step.machine is None or machines is None:
+            return False
+        found = machines.machines.get(step.machine)
+        match step.kind:
+            case Kind.CREATE | Kind.BRING_BACK:
+                return found is not None
+            case Kind.SET_ASIDE:
+                return found is None
+            case Kind.UPGRADE | Kind.REVERT:
+                return found is not None and found.version == step.version and not found.changing
+            case _:
+                return False
 
     async def going_down(self) -> bool:
         return self.shutdown

@@ -95,6 +95,9 @@ class FolderIron:
         for name in paths:
             (self.run / name.lstrip("/")).unlink(missing_ok=True)
 
+    def reload(self) -> None:
+        return None
+
     def wake(self, name: str) -> None:
         world = self.world
         world.woken = [name]

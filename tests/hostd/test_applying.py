@@ -15,6 +15,7 @@ from services.hostd.applying import GoingDown
 from services.hostd.desired import Desired, UnitWish
 from services.hostd.durable import ASIDE
 from services.hostd.history import Force, Generation, Outcome, Record, State
+from services.hostd.host_planner import Originals
 from services.hostd.planner import Kind, Original, Seen, Step
 from services.hostd.unit_files import MARK
 from tests.hostd.disk_host import DiskHost, dies
@@ -84,10 +85,12 @@ def test_a_generation_comes_into_force(host: DiskHost) -> None:
     assert states(host) == AFTER_SECOND
     assert host.history.force() == Force(
         2,
-        {
-            "nginx.service": Original(enabled=True, running=True),
-            "other.service": Original(enabled=False, running=False),
-        },
+        Originals(
+            {
+                "nginx.service": Original(enabled=True, running=True),
+                "other.service": Original(enabled=False, running=False),
+            }
+        ),
         1,
     )
 
@@ -144,7 +147,7 @@ def test_what_a_document_wishes_for_no_more_gets_its_old_state_back(host: DiskHo
     record = apply(host, 3, Desired())
     assert record.outcome is Outcome.DONE
     assert states(host) == {"nginx.service": (True, True, None, {}), "ssh.service": (True, True, None, {})}
-    assert host.history.force().originals == {}
+    assert host.history.force().originals == Originals()
 
 
 def test_a_host_that_was_started_anew_gets_what_it_has_forgotten(host: DiskHost) -> None:

@@ -76,8 +76,9 @@ def test_credentials_are_named_and_never_shown() -> None:
     assert f"--set-credential=backline.version:{VERSION}" in text
 
 
-def test_limits_are_those_of_the_unit() -> None:
-    text = of("50-backline.conf")
+def test_limits_are_those_of_the_unit_in_a_file_of_their_own() -> None:
+    assert "Max=" not in of("50-backline.conf")
+    text = of("60-backline-limits.conf")
     assert [line for line in text.splitlines() if "Max=" in line or "Quota" in line] == [
         "MemoryMax=2G", "CPUQuota=150%", "TasksMax=4096",
     ]  # fmt: skip
@@ -86,7 +87,7 @@ def test_limits_are_those_of_the_unit() -> None:
 def test_a_machine_without_limits_or_cards_has_none() -> None:
     bare = Machine(name="bare", role="rhfs", id=MACHINE.id)
     text = of("50-backline.conf", bare)
-    assert "Max=" not in text
+    assert "Max=" not in of("60-backline-limits.conf", bare)
     assert "ExecStartPre" not in text
     assert "Private=yes" in of("bare.nspawn", bare), "no card of the iron's either"
 
