@@ -63,16 +63,16 @@ class Iron:
             self.node.put(f"/etc/systemd/network/20-{name}.network", _NETWORK.format(name=name, address=mine))
         self.node.succeeds("networkctl", "reload")
 
-    def init(self, version: str, hall: str) -> str:
+    def init(self, version: str, hall: str, *words: str, check: bool = True) -> str:
         """`backline host init` from a version's folder, as docs/machines.md has it; returns what it said."""
         self.node.put(HALL, hall)
         script = (
             'tree=/run/trees/$(basename "$1"); mkdir -p "$tree"; '
             'mountpoint -q "$tree" || mount -o ro "$1/root.erofs" "$tree"; '
             "PYTHONPATH=$tree/usr/lib/backline/app:$tree/usr/lib/backline/site "
-            f'python3 -m services.common.main host init --from "$tree" --hall {HALL}'
+            f'shift; python3 -m services.common.main host init --from "$tree" --hall {HALL} "$@"'
         )
-        done = self.node.run(["sh", "-ec", script, "sh", version])
+        done = self.node.run(["sh", "-ec", script, "sh", version, *words], check=check)
         return done.stdout + done.stderr
 
     def machine(self, *words: str, seconds: float = 120.0) -> str:
@@ -82,6 +82,10 @@ class Iron:
     def refused(self, *words: str, seconds: float = 120.0) -> Completed:
         """`backline machine ...`, which has to fail."""
         return self.node.fails("backline", "machine", *words, seconds=seconds)
+
+    def pid(self, name: str) -> str:
+        """The process that is a machine's systemd-nspawn: the same as long as the machine runs."""
+        return self.node.succeeds("systemctl", "show", "-P", "MainPID", f"systemd-nspawn@{name}.service")
 
     def record(self, name: str) -> dict[str, object]:
         """A machine's record."""

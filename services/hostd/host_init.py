@@ -3,6 +3,10 @@
 What it needs of Debian comes from Debian (systemd-container, python3-pystemd); hostd comes from the tree of a role
 image, so it is the same code on the same locked wheels that runs inside of the machines. hall.toml and secrets go to
 /etc/credstore. Every step looks first, so that a second run does nothing, and one that was cut off is just run again.
+
+With the tree of another version hostd itself is replaced: the code by one link, its units file by file. When what is
+new does not answer, code and units are those of before again. Machines run on all the while: no process of theirs is
+ours.
 """
 
 from __future__ import annotations
@@ -10,12 +14,13 @@ from __future__ import annotations
 import filecmp
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from services.common import toml
 from services.common.errors import HostError, InputError, UsageError
-from services.common.process import run
+from services.common.process import ProcessFailed, run
 from services.hostd.machines_records import make_folder, remove, synchronise
 
 PACKAGES = {
@@ -30,7 +35,14 @@ PACKAGES = {
 PRESET = "usr/lib/systemd/system-preset/20-backline-base.preset"
 """Says which units of hostd run on every machine; so they do on iron."""
 MACHINES = "backline-hostd-machines.service"
+SUPERVISOR = "backline-hostd-supervisor.service"
+SERVICES = ("backline-hostd.service", MACHINES)
+COMMAND = "/usr/bin/backline"
+ASKED = (("hostd", "version"), ("host", "units", "backline-hostd.service"), ("machine", "list"))
+"""What has to answer of a new hostd: itself, the supervisor, and who runs machines."""
+ANSWER_SECONDS = 60.0
 _UNITS = "usr/lib/systemd/system"
+_UNITS_HERE = "etc/systemd/system"
 _USER = 'u backline-hostd 20210 "Backline: what runs on this host"\n'
 _CODE = "usr/lib/backline"
 _GENERATIONS = "usr/lib/backline-iron"
@@ -40,11 +52,13 @@ _PYTHON = "3.13"
 def init(*, tree: Path, hall: Path, secrets: Mapping[str, Path], root: Path = Path("/")) -> list[str]:
     """Do it; returns what was done, nothing when all was as it should be.
 
-    Raises HostError: "host.root", "host.debian", "host.systemd", "host.image"; InputError: "host.tree", "hall.*".
+    Raises HostError: "host.root", "host.debian", "host.systemd", "host.image", "host.reverted" (what is new does not
+    work, and what was before runs again); InputError: "host.tree", "hall.*".
     """
     _require(tree, root)
     text = _checked_hall(hall)
     done = [f"installed {name}" for name in _packages(root)]
+    before = _Before(root)
     done += _code(tree, root)
     changed = _units(tree, root)
     done += [f"unit {name}" for name in changed]
@@ -53,14 +67,74 @@ def init(*, tree: Path, hall: Path, secrets: Mapping[str, Path], root: Path = Pa
         run(["systemd-sysusers", f"--root={root}"])
         done.append("user backline-hostd")
     if root == Path("/"):
-        if changed:
-            run(["systemctl", "daemon-reload"])
+        try:
+            _start(tree, changed=bool(changed), restart=bool(done))
+        except ProcessFailed as error:
+            if not before.there:
+                raise
+            before.put_back()
+            _start(None, changed=True, restart=True)
+            raise HostError(
+                "host.reverted",
+                f"hostd of {tree} does not work here, and the one before runs again: {error.message}",
+                hint="journalctl -u backline-hostd -u backline-hostd-supervisor",
+            ) from error
+    before.forget_others()
+    return done
+
+
+def _start(tree: Path | None, *, changed: bool, restart: bool) -> None:
+    """Let hostd run, and see that it answers. Raises ProcessFailed."""
+    if changed:
+        run(["systemctl", "daemon-reload"])
+    if tree is not None:
         enabled = [*_enabled(tree), MACHINES]
         run(["systemctl", "enable", "--quiet", *enabled])
         run(["systemctl", "start", *(name for name in enabled if name.endswith(".socket"))])
-        if done:
-            run(["systemctl", "restart", *(name for name in enabled if name.endswith(".service"))])
-    return done
+    if restart:
+        run(["systemctl", "reset-failed", *SERVICES, SUPERVISOR], check=False)
+        run(["systemctl", "stop", SUPERVISOR], check=False)  # it goes on from its journal, with the new code
+        run(["systemctl", "restart", *SERVICES])
+    for words in ASKED:
+        run([COMMAND, *words], deadline=time.monotonic() + ANSWER_SECONDS)
+
+
+class _Before:
+    """hostd as it was, to be put back when the new one does not work."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.link = root, root / _CODE
+        self.code = os.readlink(self.link) if self.link.is_symlink() else None
+        self.command = root / "usr/bin/backline"
+        self.text = self.command.read_bytes() if self.code is not None and self.command.exists() else None
+        folder = root / _UNITS_HERE
+        self.units = {path: path.read_bytes() for path in folder.glob("backline-hostd*") if path.is_file()}
+
+    @property
+    def there(self) -> bool:
+        return self.code is not None and self.text is not None
+
+    def put_back(self) -> None:
+        """The code of before by one link, then its units; those that it had not go."""
+        assert self.code is not None
+        assert self.text is not None
+        _write(self.command, self.text, 0o755)
+        _link(self.link, self.code)
+        for path in (self.root / _UNITS_HERE).glob("backline-hostd*"):
+            if path.is_file() and path not in self.units:
+                path.unlink()
+        for path, text in self.units.items():
+            _write(path, text, 0o644)
+
+    def forget_others(self) -> None:
+        """Remove all code but what runs now and what ran before: that may still be running."""
+        now = os.readlink(self.link)
+        if now == self.code:
+            return
+        kept = {Path(target).name for target in (now, self.code) if target is not None}
+        for path in (self.root / _GENERATIONS).iterdir():
+            if path.name not in kept:
+                remove(path)
 
 
 def _require(tree: Path, root: Path) -> None:
@@ -122,15 +196,18 @@ def _code(tree: Path, root: Path) -> list[str]:
     shutil.copytree(tree / _CODE, aside, symlinks=True)
     run(["sync", "--file-system", aside])
     aside.rename(target)
+    _write(root / "usr/bin/backline", (tree / "usr/bin/backline").read_bytes(), 0o755)
+    _link(link, os.path.relpath(target, link.parent))
+    return [f"hostd in {link}"]
+
+
+def _link(link: Path, target: str) -> None:
+    """Replace a link in one step."""
     new = link.with_name(".backline.new")
     new.unlink(missing_ok=True)
-    new.symlink_to(os.path.relpath(target, link.parent))
-    _write(root / "usr/bin/backline", (tree / "usr/bin/backline").read_bytes(), 0o755)
+    new.symlink_to(target)
     new.rename(link)
     synchronise(link.parent)
-    for number in sorted(known)[:-1]:  # the one before stays: it may be running
-        remove(folder / str(number))
-    return [f"hostd in {link}"]
 
 
 def _same(one: Path, two: Path) -> bool:
@@ -145,7 +222,7 @@ def _names(folder: Path) -> list[str]:
 
 def _units(tree: Path, root: Path) -> list[str]:
     sources = sorted((tree / _UNITS).glob("backline-hostd*"))
-    target = root / "etc/systemd/system"
+    target = root / _UNITS_HERE
     return [path.name for path in sources if path.is_file() and _write(target / path.name, path.read_bytes(), 0o644)]
 
 

@@ -106,9 +106,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     pull = commands.add_parser("pull", help="fetch a published version from gw's depot: verified, and gone on with")
     pull.add_argument("version", metavar="ROLE[@VERSION]", help="the newest one that was published, when absent")
     pull.add_argument("--channel", default="stable", metavar="CHANNEL", help="where it was published (default stable)")
-    pull.add_argument(
-        "--depot", metavar="ADDRESS", help="https://depot.DOMAIN of hall.toml when absent"
-    )
+    pull.add_argument("--depot", metavar="ADDRESS", help="https://depot.DOMAIN of hall.toml when absent")
     pull.add_argument("--certificate", type=Path, metavar="FILE", help="ours, of scope host (PEM, with its key)")
     pull.set_defaults(run=_pull)
     drop = commands.add_parser("drop-image", help="remove a version that no machine runs or can go back to")

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from services.common.commands import one_line
 from services.common.errors import Exit
 
 if TYPE_CHECKING:
@@ -58,9 +59,10 @@ def change(arguments: argparse.Namespace, action: Action) -> int:
         while job.state == "running":
             job = client.wait(job.id, deadline=time.monotonic() + 5)
         if job.failure is not None:
-            print(f"error: {job.failure.message} ({job.failure.code})", file=sys.stderr)
+            message = "\n".join(one_line(line) for line in job.failure.message.splitlines())
+            print(f"error: {message} ({job.failure.code})", file=sys.stderr)
             if job.failure.hint is not None:
-                print(f"  hint: {job.failure.hint}", file=sys.stderr)
+                print(f"  hint: {one_line(job.failure.hint)}", file=sys.stderr)
             return int(Exit.FAILED)
         status = client.machine(name).status
     print(f"{name}: {status.role} {status.version}, {status.state}")

@@ -396,14 +396,25 @@ class Machines:
         if self.iron.placed(files):
             return
         limits = machines_render.limits(record.machine.name)
-        if self.iron.placed({path: text for path, text in files.items() if path != limits}):
-            self.iron.place(files)
+        rest = {path: text for path, text in files.items() if path != limits}
+        if self.iron.placed(rest) or self._runs_by_another_hostd(record):
+            self.iron.place({limits: files[limits]})
             self.iron.reload()
             return
         self.step("place: begun")
         self.iron.stop(record.machine.name)
         self.step("place: stopped")
         self.iron.place(files)
+
+    def _runs_by_another_hostd(self, record: Record) -> bool:
+        """Whether it runs what its record says, from files that an older or newer hostd has written otherwise.
+
+        It need not be stopped for that: its next start is from ours.
+        """
+        name = record.machine.name
+        _, drop_in, _ = machines_render.own(name)
+        made_for = machines_render.stamp(record.machine, record.running, self._places(record))
+        return self.iron.state(name) == "active" and made_for in (self.iron.read(drop_in) or "")
 
     def _ask(self, record: Record) -> None:
         """Write a record that wants something done. Who does it is woken first, and waits for the lock that we hold: so
@@ -413,17 +424,19 @@ class Machines:
         self.records.save(record)
 
     def _files(self, record: Record) -> dict[str, str]:
+        return machines_render.files(record.machine, record.running, self._places(record))
+
+    def _places(self, record: Record) -> machines_render.Places:
         machine = record.machine
         own = self.credentials / _CREDENTIALS_OF / machine.name
         found = {name: self.credentials / name for name in _SHARED if (self.credentials / name).is_file()}
         if own.is_dir():
             found |= {path.name: path for path in own.iterdir() if path.is_file() and not path.name.startswith(".")}
-        places = machines_render.Places(
+        return machines_render.Places(
             images=PurePosixPath(self.images.base),
             home=PurePosixPath(self.records.home(machine.name)),
             credentials={name: PurePosixPath(path) for name, path in found.items()},
         )
-        return machines_render.files(machine, record.running, places)
 
     def _tree(self, role: str, version: str) -> Path:
         self.iron.place(machines_render.mount(role, version, PurePosixPath(self.images.base)))

@@ -43,6 +43,9 @@ class Iron(Protocol):
     def placed(self, files: Mapping[str, str]) -> bool:
         """Whether files are as they should."""
 
+    def read(self, path: str) -> str | None:
+        """What a file says; None when there is none."""
+
     def place(self, files: Mapping[str, str]) -> None:
         """Make files be as they should."""
 
@@ -96,6 +99,9 @@ class Systemd:
 
     def placed(self, files: Mapping[str, str]) -> bool:
         return all(_text(Path(name)) == text for name, text in files.items())
+
+    def read(self, path: str) -> str | None:
+        return _text(Path(path))
 
     def place(self, files: Mapping[str, str]) -> None:
         for name, text in files.items():

@@ -17,7 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from services.hostd.machines_schema import Card, Machine, Running
+import msgspec
+
+from services.hostd.machines_schema import Card, Machine, Resources, Running
 
 ROOTS = PurePosixPath("/run/backline/machines")
 UNITS = PurePosixPath("/run/systemd/system")
@@ -132,6 +134,16 @@ def _nspawn(machine: Machine, running: Running, places: Places) -> str:
     return "\n".join(lines) + "\n"
 
 
+def stamp(machine: Machine, running: Running, places: Places) -> str:
+    """A line that says what a machine's files were made for, without its limits, which change while it runs.
+
+    Where the files differ and it does not, another hostd has made them.
+    """
+    about = [msgspec.structs.replace(machine, resources=Resources()), running, str(places.home), str(places.images)]
+    digest = hashlib.sha256(msgspec.json.encode([*about, sorted(places.credentials)], order="sorted"))
+    return f"# For {digest.hexdigest()[:32]}\n"
+
+
 def _drop_in(machine: Machine, running: Running, places: Places) -> str:
     tree = root(machine.role, running.version)
     words = [
@@ -148,7 +160,7 @@ def _drop_in(machine: Machine, running: Running, places: Places) -> str:
         before += [removed, *made]
         after.append(removed)
     lines = [
-        _HEAD.format(name=machine.name) + "[Unit]",
+        _HEAD.format(name=machine.name) + stamp(machine, running, places) + "[Unit]",
         f"Description={machine.name}: {machine.role} {running.version}",
         f"RequiresMountsFor={tree} {places.home}",
         "StartLimitIntervalSec=0",

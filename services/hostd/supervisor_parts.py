@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+import tempfile
 from pathlib import Path
 
+from services.common import toml
 from services.common.bus.manager import SystemdManager
 from services.common.bus.signals import SystemdEvents
 from services.common.errors import BacklineError
 from services.common.identity import ImageIdentity
 from services.common.tls import server_context
+from services.hall.schema import Hall
 from services.hostd.hands import SystemHands
 from services.hostd.history import History
 from services.hostd.journal import JournalReader
@@ -29,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 CREDENTIAL = "backline.tls"
 """The certificate that this host serves with, and its key: the one that nginx on gw has."""
+HALL = Path("/etc/credstore/backline.hall")
+"""hall.toml where `backline host init` puts it."""
 IRON = "iron"
 """The role that `backline host init` gives a host: the one that runs machines."""
 JOURNAL_BYTES = 1024 * 1024
@@ -64,14 +69,24 @@ def make_supervisor(settings: Settings, identity: ImageIdentity) -> Supervisor:
     )
 
 
-def tls_of_this_host(ca: Path) -> ssl.SSLContext | None:
-    """What it serves TLS with; None where it has no certificate or no hall, or where they are no good."""
+def tls_of_this_host(ca: Path, *, hall: Path = HALL) -> ssl.SSLContext | None:
+    """What it serves TLS with; None where it has no certificate or no hall, or where they are no good.
+
+    Iron has no service that takes hall.toml apart: there, the CA is read from `hall`.
+    """
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     certificate = Path(folder, CREDENTIAL) if folder else None
-    if certificate is None or not certificate.exists() or not ca.exists():
+    if certificate is None or not certificate.exists():
         return None
     try:
-        return server_context(certificate, ca)
-    except BacklineError as error:
+        if ca.exists():
+            return server_context(certificate, ca)
+        if not hall.exists():
+            return None
+        with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
+            file.write(toml.decode(toml.load(hall, area="hall"), Hall).trust.ca)
+            file.flush()
+            return server_context(certificate, Path(file.name))
+    except (BacklineError, OSError) as error:
         logger.warning("there is no TLS: %s", error)
         return None

@@ -87,6 +87,10 @@ class FolderIron:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
 
+    def read(self, path: str) -> str | None:
+        found = self.run / path.lstrip("/")
+        return found.read_text() if found.exists() else None
+
     def placed(self, files: Mapping[str, str]) -> bool:
         paths = {self.run / name.lstrip("/"): text for name, text in files.items()}
         return all(path.exists() and path.read_text() == text for path, text in paths.items())

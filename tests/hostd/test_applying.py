@@ -12,11 +12,14 @@ import pytest
 
 from services.common.errors import InputError, MissingError
 from services.hostd.applying import GoingDown
-from services.hostd.desired import Desired, UnitWish
+from services.hostd.desired import Desired, MachineWish, UnitWish
 from services.hostd.durable import ASIDE
 from services.hostd.history import Force, Generation, Outcome, Record, State
 from services.hostd.host_planner import Originals
+from services.hostd.machines_planner import MachinesSeen
+from services.hostd.machines_schema import Resources
 from services.hostd.planner import Kind, Original, Seen, Step
+from services.hostd.roots_planner import RootsSeen
 from services.hostd.unit_files import MARK
 from tests.hostd.disk_host import DiskHost, dies
 from tests.hostd.wishes import INSTALLED, PLAIN
@@ -265,6 +268,88 @@ def test_a_supervisor_that_is_killed_on_the_way_back_gets_back(host: DiskHost) -
         assert states(after) == AFTER_FIRST
 
     assert killed_everywhere(host, lambda copy: print(apply(copy, 2, SECOND).outcome), check, every=3) > 100
+
+
+# Machines and roots
+
+
+M1, M2, M3 = (f"20260101.00000000000{digit}" for digit in range(1, 4))
+R1, R2 = (f"nfsroot@20260101.00000000000{digit}" for digit in range(1, 3))
+WISH = MachineWish(role="db", version=M1)
+IRON_FIRST = Desired(machines={"one": WISH, "two": WISH}, roots=[R1], exports=["/images"])
+IRON_SECOND = Desired(
+    {"nginx.service": UnitWish(running=False)},
+    {
+        "one": MachineWish(role="db", version=M2, resources=Resources(memory="1G")),
+        "three": MachineWish(role="db", version=M3, running=False),
+    },
+    roots=[R2],
+)
+
+
+@pytest.fixture
+def iron(host: DiskHost) -> DiskHost:
+    """A host that runs machines and serves roots, with a generation in force that says which."""
+    apply(host, 2, Desired())
+    held = [f"db@{version}" for version in (M1, M2, M3)]
+    host.put_rest(MachinesSeen(held=held), RootsSeen(exports=[]))
+    assert apply(host, 3, IRON_FIRST).outcome is Outcome.DONE
+    return host
+
+
+def rest(host: DiskHost) -> tuple[dict[str, tuple[str, str]], list[str], list[str] | None]:
+    found = host.rest()
+    assert found.machines is not None
+    assert found.roots is not None
+    machines = {name: (each.version, each.active) for name, each in found.machines.machines.items()}
+    return machines, found.roots.holds, found.roots.exports
+
+
+REST_FIRST = ({"one": (M1, "active"), "two": (M1, "active")}, [R1], ["/images"])
+REST_SECOND = ({"one": (M2, "active"), "three": (M3, "inactive")}, [R2], ["/images"])
+
+
+def test_machines_roots_and_exports_come_into_force_with_the_units(iron: DiskHost) -> None:
+    assert rest(iron) == REST_FIRST
+    record = apply(iron, 4, IRON_SECOND)
+    assert (record.outcome, rest(iron)) == (Outcome.DONE, REST_SECOND)
+    assert [str(entry.step) for entry in record.entries] == [
+        "stop nginx.service",
+        f"hold {R2}",
+        f"stage {R2}",
+        "stop machine two",
+        "set aside machine two",
+        "change limits of machine one",
+        f"upgrade machine one to {M2}",
+        "create machine three",
+    ]
+
+
+@pytest.mark.parametrize("breaks", [f"stage {R2}", f"upgrade machine one to {M2}", "create machine three"])
+def test_a_step_that_fails_takes_machines_and_units_back(iron: DiskHost, breaks: str) -> None:
+    iron.breaks = breaks
+    assert apply(iron, 4, IRON_SECOND).outcome is Outcome.REVERTED
+    assert rest(iron) == REST_FIRST
+    assert iron.seen()["nginx.service"].up
+    found = iron.rest().machines
+    assert found is not None
+    assert set(found.aside) <= {"three"}
+
+
+@pytest.mark.parametrize("breaks", ["", "create machine three"])
+def test_a_supervisor_that_is_killed_amid_changes_of_machines_gets_to_one_end(iron: DiskHost, breaks: str) -> None:
+    iron.breaks = breaks
+    outcome, end = (Outcome.REVERTED, REST_FIRST) if breaks else (Outcome.DONE, REST_SECOND)
+
+    def check(after: DiskHost) -> None:
+        left = after.history.unfinished()
+        if left is not None:
+            assert asyncio.run(after.applier().run(left)).outcome is outcome
+            assert rest(after) == end
+        else:
+            assert rest(after) in (REST_FIRST, end)
+
+    assert killed_everywhere(iron, lambda copy: print(apply(copy, 4, IRON_SECOND).outcome), check, every=5) > 100
 
 
 def test_a_journal_tells_every_step_before_and_after_it(host: DiskHost) -> None:

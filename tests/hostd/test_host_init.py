@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.common.errors import HostError, InputError, UsageError
+from services.hostd import host_init
 from services.hostd.host_init import PACKAGES, PRESET, _enabled, init
 from tests.hall.halls import proposal
 
@@ -85,6 +86,29 @@ def test_another_version_replaces_the_code_in_one_step_and_the_one_before_stays(
         assert any("hostd in" in line for line in init(tree=tree, hall=hall, secrets={}, root=root))
         assert (root / "usr/lib/backline/app/services/hostd/app.py").read_text() == f"code = {number}\n"
     assert sorted(path.name for path in (root / "usr/lib/backline-iron").iterdir()) == ["2", "3"]
+
+
+def test_a_hostd_that_does_not_answer_is_replaced_by_the_one_before(tree: Path, root: Path, hall: Path) -> None:
+    """What systemd would do is left out: here, only what is on the disk counts (`test_iron` has the rest)."""
+    init(tree=tree, hall=hall, secrets={}, root=root)
+    before = host_init._Before(root)
+    names = sorted(path.name for path in (root / "etc/systemd/system").iterdir())
+    put(tree / "usr/lib/backline/app/services/hostd/app.py", "code = broken\n")
+    put(tree / "usr/bin/backline", "#!/bin/false\n")
+    put(tree / "usr/lib/systemd/system/backline-hostd-new.service", "[Service]\n")
+    put(tree / "usr/lib/systemd/system/backline-hostd.service", "[Service]\n")
+    host_init._code(tree, root)
+    host_init._units(tree, root)
+    assert "broken" in (root / "usr/lib/backline/app/services/hostd/app.py").read_text()
+    before.put_back()
+    assert (root / "usr/lib/backline/app/services/hostd/app.py").read_text() == "code = 1\n"
+    assert (root / "usr/bin/backline").read_text() == "#!/usr/bin/python3 -I\n"
+    assert sorted(path.name for path in (root / "etc/systemd/system").iterdir()) == names
+    original = (SOURCES / "units/backline-hostd.service").read_text()
+    assert (root / "etc/systemd/system/backline-hostd.service").read_text() == original
+    put(tree / "usr/lib/backline/app/services/hostd/app.py", "code = 2\n")
+    init(tree=tree, hall=hall, secrets={}, root=root)
+    assert sorted(path.name for path in (root / "usr/lib/backline-iron").iterdir()) == ["1", "3"]
 
 
 def test_what_was_cut_off_is_made_whole(tree: Path, root: Path, hall: Path) -> None:

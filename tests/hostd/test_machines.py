@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from services.common.errors import BusyError, InputError, MissingError, UsageError
+from services.hostd import machines_render
 from services.hostd.machines import MachineFailed
-from services.hostd.machines_schema import Step
+from services.hostd.machines_schema import Card, Resources, Step
 from tests.hostd.machines_rig import FAILING, FULL, HANGING, NAME, NEW, OLD, ROLE, Rig
 
 
@@ -271,3 +272,74 @@ def test_a_secret_is_for_root_alone_and_reaches_the_machine(rig: Rig) -> None:
     drop_in = rig.iron.run / "run/systemd/system/systemd-nspawn@one.service.d/50-backline.conf"
     assert f"--load-credential=backline.tls:{path}" in drop_in.read_text()
     assert "hush" not in drop_in.read_text()
+
+
+# Other limits, cards and folders; set aside and brought back
+
+
+def test_limits_change_while_it_runs_and_cards_do_not(rig: Rig) -> None:
+    starts = len(rig.iron.world.starts)
+    rig.machines.configure(NAME, network=[], resources=Resources(memory="2G"), folders={})
+    rig.machines.settle(NAME)
+    limits = rig.iron.run / "run/systemd/system/systemd-nspawn@one.service.d/60-backline-limits.conf"
+    assert "MemoryMax=2G" in limits.read_text()
+    assert len(rig.iron.world.starts) == starts
+    card = Card(kind="bridge", on="br0")
+    rig.machines.configure(NAME, network=[card], resources=Resources(memory="2G"), folders={})
+    rig.machines.settle(NAME)
+    assert len(rig.iron.world.starts) == starts + 1
+    assert rig.record().machine.network == [card]
+
+
+def test_what_is_being_upgraded_is_not_configured(rig: Rig) -> None:
+    rig.machines.plan_upgrade(NAME, NEW)
+    with pytest.raises(BusyError, match="is being upgraded"):
+        rig.machines.configure(NAME, network=[], resources=Resources(), folders={})
+
+
+def test_what_was_set_aside_comes_back_with_its_var_and_history(rig: Rig) -> None:
+    upgrade(rig)
+    rig.machines.want(NAME, "stopped")
+    rig.machines.settle(NAME)
+    before = rig.record()
+    rig.machines.remove(NAME)
+    assert rig.machines.records.names() == []
+    assert rig.machines.bring_back(NAME) == before
+    rig.machines.want(NAME, "running")
+    rig.machines.settle(NAME)
+    assert running(rig) == (NEW, "var-2")
+    with pytest.raises(BusyError, match="there is a machine one already"):
+        rig.machines.bring_back(NAME)
+
+
+def test_of_those_that_were_set_aside_the_newest_comes_back(rig: Rig) -> None:
+    for version in (OLD, NEW):
+        if NAME not in rig.machines.records.names():
+            rig.machines.create(NAME, ROLE, version=version)
+        rig.machines.want(NAME, "stopped")
+        rig.machines.settle(NAME)
+        rig.machines.remove(NAME)
+    assert rig.machines.bring_back(NAME).current.version == NEW
+    with pytest.raises(MissingError, match="no machine two was set aside"):
+        rig.machines.bring_back("two")
+
+
+def test_a_stopped_machine_is_upgraded_when_it_may_run_afterwards(rig: Rig) -> None:
+    rig.machines.want(NAME, "stopped")
+    rig.machines.settle(NAME)
+    rig.machines.plan_upgrade(NAME, NEW, gate_seconds=10, settle_seconds=1, start=True)
+    rig.machines.settle(NAME)
+    assert running(rig) == (NEW, "var-2")
+
+
+def test_a_newer_hostd_that_writes_other_files_lets_a_machine_run(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = len(rig.iron.world.starts)
+    monkeypatch.setattr(machines_render, "_HEAD", "# Made by a newer one, for {name}\n")
+    rig.machines.settle(NAME)
+    assert len(rig.iron.world.starts) == starts
+    rig.machines.want(NAME, "stopped")
+    rig.machines.settle(NAME)
+    rig.machines.want(NAME, "running")
+    rig.machines.settle(NAME)
+    drop_in = rig.iron.run / "run/systemd/system/systemd-nspawn@one.service.d/50-backline.conf"
+    assert "by a newer one" in drop_in.read_text()

@@ -10,13 +10,14 @@ import pytest
 
 from netboot.client import Netboot
 from netboot.schema import NewPin, NewPointer, NewVersion, PinKind
+from services.common import signing
 from services.common.collecting import GcRequest
 from services.common.errors import BacklineError, BusyError, HostError, MissingError
 from services.common.statement import Publication
 from services.common.versions import Ref
 from services.roots.held import Folder
 from services.roots.keeper import Keeper
-from services.roots.schema import Settings, State
+from services.roots.schema import Holds, Settings, State
 from tests.netboot import rig as netboot_rig
 from tests.netboot.rig import Pair
 from tests.roots.rig import HALL, Hall, same
@@ -212,6 +213,37 @@ def test_stage_takes_nothing_that_was_not_published(server: Server, netboot: Net
     del netboot
     with pytest.raises(MissingError, match="was not published"):
         server.keeper.stage(server.hall.version())
+
+
+# What the host's document has held
+
+
+def test_what_a_document_has_held_is_pulled_and_kept_whatever_is_published(server: Server, netboot: Netboot) -> None:
+    old, new = server.hall.version(), server.hall.version()
+    for ref in (old, new):
+        known(netboot, ref)
+    publications = [server.hall.publication(ref, id=id, sequence=id) for id, ref in ((1, old), (2, new))]
+    server.keeper.hold(Holds(roots=[str(old)]))
+    server.keeper.take(publications)
+    assert (server.state(old), server.state(new)) == (State.HELD, State.HELD)
+    server.start().take(publications)
+    assert server.keeper.status().holds == [str(old)], "a restart forgets nothing"
+    assert server.keeper.collect(GcRequest()).removed == []
+    with pytest.raises(BusyError, match="this host's document has it held"):
+        server.keeper.remove(old)
+    server.keeper.hold(Holds(roots=[]))
+    server.keeper.take(publications)
+    assert server.keeper.collect(GcRequest()).removed == [str(old)]
+
+
+def test_what_is_held_has_to_be_signed_too(server: Server, netboot: Netboot, tmp_path: Path) -> None:
+    ref = server.hall.version()
+    known(netboot, ref)
+    stranger = tmp_path / "stranger"
+    signing.new_key(stranger, comment="mallory")
+    server.keeper.hold(Holds(roots=[str(ref)]))
+    server.keeper.take([server.hall.publication(ref, key=stranger)])
+    assert not server.keeper.folder.have(ref)
 
 
 # Letting go

@@ -294,4 +294,4 @@ def test_a_removal_that_is_killed_at_any_step_is_wholly_before_or_after(hall: Ha
 def test_an_unreachable_depot_is_said_to_be(hall: Hall) -> None:
     publication = hall.publication(hall.version())
     with Depot("http://127.0.0.1:1") as depot, pytest.raises(BacklineError, match="cannot be reached"):
-        depot.small("/files/" + publication.statement[:1])
+        depot.files.small("/files/" + publication.statement[:1])

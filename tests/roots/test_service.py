@@ -18,6 +18,7 @@ from services.common.codec import encode_json
 from services.common.feed.wire import Item, Position, Snapshot, encode
 from services.common.statement import Publication
 from services.common.versions import Ref
+from services.hostd.roots_seen import RootServer
 from services.roots.client import RootsClient
 from services.roots.schema import State
 from tests.common.service_rig import Service, activated
@@ -147,6 +148,22 @@ def test_rm_names_who_uses_a_version(versions: list[Ref], service: Service, pair
 def test_stage_of_what_is_here_says_so(versions: list[Ref], service: Service) -> None:
     code, out, _ = command("stage", versions[0].version, "--address", service.unix)
     assert (code, out) == (0, f"{versions[0]} is here, and confirmed\n")
+
+
+def test_a_hosts_supervisor_sees_holds_and_stages(versions: list[Ref], service: Service) -> None:
+    server = RootServer(service.unix)
+    name = str(versions[0]).replace("/", "@")
+    seen = server.seen(exports=False)
+    assert seen is not None
+    assert name in seen.held
+    assert (seen.holds, seen.exports, seen.silent) == ([], None, False)
+    server.hold([name])
+    server.stage(name)
+    after = server.seen(exports=False)
+    assert after is not None
+    assert after.holds == [name]
+    assert server.roots().holds == [str(versions[0])]
+    server.hold([])
 
 
 def test_gc_with_a_plan_only_says_what_it_would_do(versions: list[Ref], service: Service, place: Hall) -> None:
