@@ -1,7 +1,9 @@
 """Publishing: bring a version to the hall's depot, sign what is to be done with it, and see it through.
 
 Promises: the administrator's key signs here, and stays here; what was cut off goes on where it was when the same is
-asked again; a channel moves only when every receiver has confirmed the version. The other end is `services.depot`.
+asked again; a channel moves only when every receiver has confirmed the version, and when nobody else has moved it or
+published on it meanwhile: of two administrators at once one wins, and the other is told. The other end is
+`services.depot`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from netboot.client import Netboot
 from netboot.schema import NewPointer
 from services.common import manifest as manifests
 from services.common import signing, statement
-from services.common.errors import BacklineError, IntegrityError, MissingError
+from services.common.errors import BacklineError, BusyError, IntegrityError, MissingError
 from services.common.problem import RemoteError
 from services.common.progress import Progress, Step
 from services.common.signing import PublicKey
@@ -32,6 +34,8 @@ from services.depot.schema import NewPublication, NewUpload, Publication, State,
 
 PIECE = 16 * 1024 * 1024
 WAIT_SECONDS = 20
+LOOK_SECONDS = 5
+"""How often receivers that say nothing are looked at, and whether somebody else has published."""
 _AGAIN = {"depot.hash", "depot.offset", "depot.receiving"}
 _ATTEMPTS = 3
 
@@ -103,21 +107,23 @@ class Publisher:
         """Do all of it; waits for receivers until `deadline` (of `clock`).
 
         Raises what the depot refuses (RemoteError), MissingError("publish.receivers") when not all have confirmed in
-        time or one has failed: the version is published then, and the channel has not moved.
+        time or one has failed, BusyError("publish.overtaken", "publish.moved") when somebody else has published on the
+        channel or moved it meanwhile: the version is published then, and the channel is not moved by us.
         """
+        generation = self._generation(wanted)
         whole, uploaded = self._upload(wanted.ref)
         self._wait_for_deltas(wanted.ref, whole)
         made = self._publish(wanted, whole)
-        said = statement.decode(made.statement)
         if set(whole.files) >= {"vmlinuz"} and made.receivers:
             made = self._watch(made, deadline)
             receivers = _receivers(made, whole.bytes)
             self._require_confirmed(made, receivers)
             if wanted.switch:
-                self._switch(wanted)
+                self._switch(wanted, generation)
             switched = wanted.switch
         else:  # nobody boots it, or nobody is there to hold it: whoever runs such images asks for them
             receivers, switched = [], False
+        said = statement.decode(made.statement)
         return Outcome(
             publication=made.id,
             version=str(wanted.ref),
@@ -238,6 +244,26 @@ class Publisher:
                 return made if same and not failed else None
         return None
 
+    def _overtaken(self, made: Publication) -> Publication:
+        """The publication to watch: a newer one of the same version by somebody else does as well.
+
+        Raises BusyError("publish.overtaken") when the channel has got another version: receivers take the newest.
+        """
+        own = statement.decode(made.statement)
+        for each in self.depot.publications(own.channel).publications:
+            said = statement.decode(each.statement)
+            if said.role != own.role or said.sequence <= own.sequence:
+                continue
+            if (said.version, each.to) == (own.version, made.to):
+                return each
+            message = (
+                f"{each.published_by} has published {said.role}/{said.version} as number {said.sequence} of channel"
+            )
+            message += f" {said.channel} meanwhile, after your {own.version} as number {own.sequence}"
+            hint = "the channel boots theirs when it is there; publish yours again, if it is to come after it"
+            raise BusyError("publish.overtaken", message, hint=hint)
+        return made
+
     # The receivers
 
     def _watch(self, made: Publication, deadline: float) -> Publication:
@@ -246,13 +272,16 @@ class Publisher:
             bars = {host: _Bar(self.progress, host, stack) for host in made.receivers}
             while True:
                 for word in made.progress:
-                    bars[word.host].show(word)
+                    if word.host in bars:  # hall.toml may have another receiver by now
+                        bars[word.host].show(word)
                 final = {word.host for word in made.progress if word.state.final}
                 left = deadline - self.clock()
                 if final >= set(made.receivers) or left <= 0:
                     return made
-                wait = max(1, min(WAIT_SECONDS, int(left)))
-                made = self.depot.publication(made.id, revision=made.revision, wait=wait)
+                newest = self._overtaken(made)
+                wait = max(1, min(LOOK_SECONDS, int(left)))
+                revision = made.revision if newest.id == made.id else None
+                made = self.depot.publication(newest.id, revision=revision, wait=wait)
 
     def _require_confirmed(self, made: Publication, receivers: Sequence[Receiver]) -> None:
         late = [each for each in receivers if each.state is not State.CONFIRMED]
@@ -262,10 +291,31 @@ class Publisher:
         hint = f"the channel was not moved; `backline depot show {made.id}`, then the same command again"
         raise MissingError("publish.receivers", "; ".join(said), hint=hint)
 
-    def _switch(self, wanted: Wanted) -> None:
-        new = NewPointer(version=wanted.ref.version, why=wanted.why, commit_within=wanted.commit_within)
+    def _generation(self, wanted: Wanted) -> int:
+        """Where the channel's pointer is before we begin: it is moved from there, or not at all."""
+        if not wanted.switch or "vmlinuz" not in self.store.manifest(wanted.ref.role, wanted.ref.version).artefacts:
+            return 0
         with self.netboot() as netboot:
-            netboot.switch_channel(wanted.channel, new)
+            return next((each.generation for each in netboot.channels().channels if each.name == wanted.channel), 0)
+
+    def _switch(self, wanted: Wanted, generation: int) -> None:
+        version = wanted.ref.version
+        new = NewPointer(version=version, why=wanted.why, commit_within=wanted.commit_within, generation=generation)
+        with self.netboot() as netboot:
+            try:
+                netboot.switch_channel(wanted.channel, new)
+            except RemoteError as error:
+                if error.code != "conflict.generation":
+                    raise
+                channels = {each.name: each for each in netboot.channels().channels}
+                if (found := channels.get(wanted.channel)) is None:
+                    raise
+                why = f" ({found.why})" if found.why else ""
+                message = (
+                    f"{found.changed_by} has moved channel {found.name} to {found.current or 'nothing'} meanwhile{why}"
+                )
+                hint = f"{version} is there and confirmed: `backline root switch {version} --channel {found.name}`, if"
+                raise BusyError("publish.moved", message, hint=f"{hint} it is still to be booted") from error
 
 
 class _Bar:

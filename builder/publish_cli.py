@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -16,9 +17,9 @@ SUMMARY = "bring a version to the hall, signed, and have a channel boot it"
 SOCKETS = Path("/run/backline")
 SECONDS = 120.0
 _EPILOG = """\
-Signed with your key (`build keys`), or that of BACKLINE_BUILD_SIGNING_KEY; a .pub means an agent's. What was cut off
-goes on where it was: give the same command again. The channel moves when every receiver has confirmed; until then,
-nothing that runs has changed.
+Signed with your key (`build keys`), or that of --key, BACKLINE_PUBLISH_KEY or BACKLINE_BUILD_SIGNING_KEY; a .pub means
+an agent's. What was cut off goes on where it was: give the same command again. The channel moves when every receiver
+has confirmed, unless somebody else has moved it or published on it meanwhile; until then, nothing that runs changes.
 """
 
 
@@ -58,6 +59,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "--address", metavar="ADDRESS", help="the depot; gw's own socket, or https://depot.DOMAIN of ./hall.toml else"
     )
     root.add_argument("--netboot", metavar="ADDRESS", help="netboot, where it is not beside the depot")
+    root.add_argument("--key", type=Path, metavar="FILE", help="your key, or a .pub of an agent's")
     root.add_argument("--store", metavar="FOLDER", help="folder of finished versions")
     root.add_argument("--quiet", action="store_true", help="no progress")
     root.add_argument("--json", action="store_true", help="print one JSON document")
@@ -114,7 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
         commit_within=arguments.commit_within,
     )
     depot_at, netboot_at = addresses(arguments.address, arguments.netboot)
-    key = Path(chosen.signing_key) if chosen.signing_key else Keyring().default()
+    named = arguments.key or os.environ.get("BACKLINE_PUBLISH_KEY") or chosen.signing_key
+    key = Path(named) if named else Keyring().default()
     progress = Progress(quiet=arguments.quiet)
     netboot: Callable[[], Netboot] = lambda: Netboot(netboot_at)  # noqa: E731
     with Depot(depot_at, seconds=SECONDS) as depot:

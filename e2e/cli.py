@@ -60,6 +60,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
     run = add("run", _run, "run a program in a machine")
     run.add_argument("node", metavar="NODE")
     run.add_argument("argv", nargs=argparse.REMAINDER, metavar="PROGRAM ...")
+    admin = add("admin", _admin, "be the hall's administrator, at this machine: a shell, or a program")
+    admin.add_argument("argv", nargs=argparse.REMAINDER, metavar="PROGRAM ...")
     journal = add("journal", _journal, "the merged journal of all machines")
     journal.add_argument("--file", type=Path, help="a journal that was kept, instead of a running lab's")
     journal.add_argument("--node", help="of this machine only")
@@ -162,8 +164,8 @@ def _regex(text: str) -> str:
 def _up(arguments: argparse.Namespace) -> int:
     from contextlib import ExitStack
 
-    from e2e import halls, topology
-    from e2e.capabilities import Capability, probe
+    from e2e import halls, netbooted, topology
+    from e2e.administrator import Administrator
     from e2e.control import ForwardRequest, serving
     from e2e.lab import Lab
     from services.common.progress import Progress
@@ -181,12 +183,17 @@ def _up(arguments: argparse.Namespace) -> int:
                 extract=arguments.extract,
                 journal=arguments.journal,
                 progress=progress,
-                netboot=Capability.QEMU in probe() and _has_rhfs(wanted),
+                netboot=_has_rhfs(wanted),
             )
         )
-        control = stack.enter_context(serving(lab))
+        administrator = Administrator(lab)
+        if lab.netboot is not None:
+            netbooted.follow(lab)
+        control = stack.enter_context(serving(lab, administrator))
         try:
             _start(lab)
+            administrator.open()
+            administrator.begin()
             for node in lab.nodes.values():
                 for door in PAGES.get(node.spec.role, ()):
                     if node.running and node.spec.hall and not node.spec.seat:
@@ -236,6 +243,7 @@ def _welcome(lab: Lab, status: LabStatus) -> str:
         ("crash rhfs01", "pull a server's plug; `lan start rhfs01` powers it on again"),
         (f"boot {_next_seat(lab)}", "one seat more; with --qemu from its firmware on, in a minute or two"),
         ("run gw backline mdb list", "what gw knows; `mdb edit`, `why`, `dhcp show` and `dns show` are there, too"),
+        ("admin", "its administrator's shell: `backline publish nfsroot --channel stable`, `backline root rollback`"),
         ("top", "who uses what"),
     ]
     return f"""
@@ -362,11 +370,26 @@ def _run(arguments: argparse.Namespace) -> int:
     return _enter(arguments, argv)
 
 
+def _admin(arguments: argparse.Namespace) -> int:
+    from e2e import control
+
+    argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
+    if not argv:
+        print("gw's services are here as on gw itself, and your signature counts. `exit` leaves.", file=sys.stderr)
+    with control.client(_record(arguments)) as client:
+        words = client.send(control.administer_call(argv or [os.environ.get("SHELL", "/bin/bash")])).argv
+    return _become(words)
+
+
 def _enter(arguments: argparse.Namespace, argv: list[str]) -> int:
     from e2e import control
 
     with control.client(_record(arguments)) as client:
         words = client.send(control.enter_call(arguments.node, argv)).argv
+    return _become(words)
+
+
+def _become(words: list[str]) -> int:
     sys.stdout.flush()
     os.execvp(words[0], words)
 

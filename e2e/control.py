@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from e2e import registry
+from e2e.administrator import Administrator
 from e2e.forward import Forwarder
 from e2e.journal import Entry, Parser, encode, entry_of
 from e2e.lab import Lab
@@ -118,8 +119,9 @@ class Addition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Control:
     """The handlers, around one lab. Blocking verbs run in threads."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, administrator: Administrator) -> None:
         self.lab = lab
+        self.administrator = administrator
         self.forwarders: list[Forwarder] = []
 
     def status(self) -> LabStatus:
@@ -160,7 +162,9 @@ class Control:
         node = self.lab[name]
         match wanted.action:
             case "start":
-                node.version = wanted.version or node.version
+                if wanted.version:
+                    node.choose(wanted.version)
+                    node.version = wanted.version
                 node.start()
                 if wanted.wait:
                     node.wait_ready()
@@ -220,6 +224,10 @@ def application(control: Control) -> Application:
         query = read_query(request, EnterQuery)
         return Enter(node.argv(query.word))
 
+    async def administer(request: Request) -> Enter:
+        query = read_query(request, EnterQuery)
+        return Enter(control.administrator.argv(query.word))
+
     async def forward(request: Request) -> Forwarded:
         body = await read_body(request, ForwardRequest)
         return await asyncio.to_thread(control.forward, body)
@@ -238,6 +246,9 @@ def application(control: Control) -> Application:
         Operation("POST", "/v1/faults", fault, summary="A fault of the network", body=Fault, answer=LabStatus),
         Operation("POST", "/v1/nodes/{name}/power", power, summary="A node's power", body=Power, answer=LabStatus),
         Operation("GET", "/v1/nodes/{name}/enter", enter, summary="Run in a node", query=EnterQuery, answer=Enter),
+        Operation(
+            "GET", "/v1/administrator", administer, summary="Run as its administrator", query=EnterQuery, answer=Enter
+        ),
         Operation("POST", "/v1/forwards", forward, summary="Reach a port", body=ForwardRequest, answer=Forwarded),
         Operation("POST", "/v1/seats", add, summary="Add a seat", body=Addition, answer=LabStatus),
         Operation("GET", "/v1/journal", journal, summary="New entries", media_type="application/vnd.fdo.journal"),
@@ -246,9 +257,9 @@ def application(control: Control) -> Application:
 
 
 @contextlib.contextmanager
-def serving(lab: Lab) -> Iterator[Control]:
+def serving(lab: Lab, administrator: Administrator) -> Iterator[Control]:
     """Answer on the lab's socket for a block."""
-    control = Control(lab)
+    control = Control(lab, administrator)
     path = registry.labs()[lab.name].socket
 
     stop = asyncio.Event()
@@ -287,6 +298,11 @@ def power_call(node: str, wanted: Power) -> Call[LabStatus]:
 def enter_call(node: str, argv: list[str]) -> Call[Enter]:
     """The command line that runs `argv` in a node."""
     return Call("GET", path_of("v1", "nodes", node, "enter"), Enter, query={"word": argv})
+
+
+def administer_call(argv: list[str]) -> Call[Enter]:
+    """The command line that runs `argv` as the hall's administrator."""
+    return Call("GET", "/v1/administrator", Enter, query={"word": argv})
 
 
 def forward_call(wanted: ForwardRequest) -> Call[Forwarded]:

@@ -1,7 +1,8 @@
 """A port or a service of a node, reachable from the host: a listener on the host's loopback, connections made inside.
 
 The lab's networks have no way to the host: these are the only doors, opened one by one, on 127.0.0.1 alone. Behind the
-name of a service is its unix socket: who comes by that door is root there, and everybody on this host may.
+name of a service is its unix socket: who comes by that door is root there, and everybody on this host may. A door can
+be a unix socket as well, in a folder that only root may enter.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from services.common.errors import BacklineError, HostError
@@ -26,14 +28,18 @@ class Forwarder:
         self.node = node
         self.door = door
         self._server = server
-        self.address = "{}:{}".format(*server.sockets[0].getsockname())
+        where = server.sockets[0].getsockname()
+        self.address = where if isinstance(where, str) else "{}:{}".format(*where)
 
     def __str__(self) -> str:
         return f"{self.address} → {self.node.name}:{self.door}"
 
     @classmethod
-    async def open(cls, node: Node, door: int | str, *, listen: int = 0) -> Self:
-        """Listen on 127.0.0.1, in the running loop. Raises HostError("lan.forward") when the port is taken."""
+    async def open(cls, node: Node, door: int | str, *, listen: int = 0, path: Path | None = None) -> Self:
+        """Listen on 127.0.0.1, or on a unix socket at `path` for root alone, in the running loop.
+
+        Raises HostError("lan.forward") when the port is taken.
+        """
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with contextlib.closing(writer), contextlib.suppress(OSError, BacklineError, asyncio.IncompleteReadError):
@@ -43,6 +49,8 @@ class Forwarder:
                     await asyncio.gather(_pump(reader, inner_writer), _pump(inner_reader, writer))
 
         try:
+            if path is not None:
+                return cls(node, door, await asyncio.start_unix_server(serve, path))  # whose folder is root's alone
             server = await asyncio.start_server(serve, "127.0.0.1", listen)
         except OSError as error:
             raise HostError("lan.forward", f"cannot listen on port {listen}: {error.strerror}") from error

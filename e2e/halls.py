@@ -63,9 +63,9 @@ class LabHall:
         return path
 
     def signer_in(self, folder: Path) -> Path:
-        """The signer's key as a file that ssh-keygen and `backline publish --key` take."""
+        """The signer's key as a file that ssh-keygen and `backline publish --key` take, named as he is there."""
         assert self.signer is not None, "this hall's signer keeps his key"
-        path = folder / "signer"
+        path = folder / "publisher"
         if not path.exists():
             path.touch(mode=0o600)
             path.write_text(self.signer)

@@ -17,7 +17,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -29,10 +29,11 @@ from builder import keys as builder_keys
 from builder import settings as builder_settings
 from builder.settings import Settings
 from builder.store import Store
-from e2e import halls, limits, published, registration, registry, stand_ins, topology
+from e2e import halls, limits, published, registration, registry, serial, stand_ins, topology
 from e2e.backend import UNIT_FAILED, Backend
 from e2e.capabilities import Capability, Found, probe
 from e2e.journal import Entry, Journal
+from e2e.netbooted import netboot_says
 from e2e.network import Network
 from e2e.node import WAIT, Node, WaitFailed, dumped_core
 from e2e.nspawn import NspawnBackend
@@ -126,6 +127,8 @@ class Lab:
         for node in self.nodes.values():
             if node.spec.role == "rhfs":
                 node.binds[published.HELD] = str(self._held(node.name))
+        self.joins: Callable[[Node], None] | None = None
+        """What is done to a seat that joins, before it is powered on (`e2e.netbooted`)."""
         self.machines: dict[str, Machine] = {}
         """Seats as mdb knows them, by name."""
         self._booted = 0
@@ -149,6 +152,10 @@ class Lab:
         """Power everything off at once and remove it all; idempotent. The journal stays only if it was kept."""
         self.closing = True
         self._stack.close()
+
+    def at_end(self, callback: Callable[[], object]) -> None:
+        """Have something done when the lab is closed, while all of it is still there."""
+        self._stack.callback(callback)
 
     # Power
 
@@ -246,6 +253,12 @@ class Lab:
             key = self.hall.signer_in(Path(keys)) if self.hall.signer else builder_keys.Keyring().default()
             published.seed(folder, self.roots.store, ref, self.hall, key=key, sequence=sequence)
 
+    def depot(self, ref: Ref) -> Path:
+        """A disk for a depot that has a version already, beside those of root file servers."""
+        folder = self._disks / "depot"
+        published.stock(folder, self.roots.store, ref)
+        return folder
+
     def hold(self, ref: Ref, *, sequence: int) -> None:
         """Let every root file server hold another version of the store, as number `sequence` of the lab's channel."""
         for name in (name for name, node in self.nodes.items() if published.HELD in node.binds):
@@ -271,8 +284,9 @@ class Lab:
         """What makes a server offer what a service of Backline will."""
         if node.spec.role != "gw":
             return {}
+        found = stand_ins.join(stand_ins.time_server(), stand_ins.console(serial.COMMAND_LINE))
         emulated = self.netboot is not None and Capability.KVM not in self.found
-        return stand_ins.join(stand_ins.time_server(), stand_ins.patience() if emulated else {})
+        return stand_ins.join(found, stand_ins.patience()) if emulated else found
 
     def addresses(self, node: Node) -> list[str]:
         """A node's IPv4 addresses now, as its kernel has them."""
@@ -420,10 +434,12 @@ class Lab:
     ) -> Node:
         """A seat more, powered on and up: on a switch of the lab, a machine of mdb unless it is a `stranger`.
 
-        Raises UsageError("lan.node") when there is a node of that name.
+        Raises UsageError("lan.node") when there is a node of that name, "lan.netboot" when no `version` can be told.
         """
         if name in self.nodes:
             raise UsageError("lan.node", f"there is a node {name} already", hint=f"`backline lan start {name}`")
+        if version and (qemu or self.joins is not None):
+            raise netboot_says(name)
         switches = [each for each, what in self.topology.segments.items() if what.address is None]
         nic = topology.Nic(segment=segment or switches[-1])
         spec = topology.Node(
@@ -439,6 +455,8 @@ class Lab:
         self.topology = topology.check(msgspec.structs.replace(self.topology, nodes=nodes))
         self.network.add(self.topology, name, qemu=qemu)
         node = self.nodes[name] = Node(self, name, len(self.nodes), spec)
+        if self.joins is not None:
+            self.joins(node)
         self.start([name], seconds=600 if qemu else WAIT)
         if not qemu:
             node.wait_for_address()

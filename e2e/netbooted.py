@@ -20,7 +20,7 @@ import httpx2
 
 from e2e.stand_ins import Credentials, file_line
 from e2e.topology import mac_of
-from services.common.errors import HostError
+from services.common.errors import HostError, UsageError
 
 if TYPE_CHECKING:
     from e2e.lab import Lab
@@ -69,6 +69,25 @@ def boot(lab: Lab, node: Node) -> tuple[str, Sequence[str]]:
         if time.monotonic() >= deadline:
             raise HostError("lan.netboot", f"netboot lets {node.name} boot nothing: {script.strip()[-500:]}")
         lab.journal.pause(1.0)
+
+
+def netboot_says(name: str) -> UsageError:
+    """What is answered to who wants a seat to boot another version than netboot says."""
+    hint = "`backline lan admin`, then `backline publish` or `backline mdb edit SEAT --pinned VERSION`"
+    return UsageError("lan.netboot", f"{name} boots what netboot says", hint=hint)
+
+
+def follow(lab: Lab) -> None:
+    """Have every seat in a container boot what netboot says, from now on, and those too that join later."""
+
+    def join(node: Node) -> None:
+        if node.spec.seat and node.spec.nics and lab.backend_of(node).name == "nspawn":
+            node.ask = lambda: boot(lab, node)
+            node.credentials |= credentials()
+
+    lab.joins = join
+    for node in lab.nodes.values():
+        join(node)
 
 
 def _address(lab: Lab) -> str:

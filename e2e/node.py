@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from e2e.backend import UNIT_FAILED, Ended, Listener, Order, Run
 from e2e.journal import Entry
+from e2e.netbooted import netboot_says
 from e2e.topology import Node as NodeSpec
 from e2e.wait_target import WaitTarget
 from services.common import process
@@ -169,7 +170,7 @@ class Node(WaitTarget):
         A seat keeps nothing; a server keeps /var when it gets another version, and everything when not.
         """
         if version is not None:
-            self.lab.roots.find(self.spec.role, version)
+            self.choose(version)
             self._next_version = version
         starts = self.starts
         self.lab.journal.note("step", f"reboot{f' into {version}' if version else ''}", node=self.name)
@@ -180,6 +181,12 @@ class Node(WaitTarget):
                 raise self._failed("lan.reboot", f"did not restart within {seconds:g} s")
             self.lab.journal.pause(LOOK)
         self.wait_ready(deadline=deadline)
+
+    def choose(self, version: str) -> None:
+        """Look whether it can be told to boot a version. Raises MissingError, UsageError("lan.netboot")."""
+        if self.ask is not None:
+            raise netboot_says(self.name)
+        self.lab.roots.find(self.spec.role, version)
 
     @property
     def running(self) -> bool:

@@ -9,12 +9,12 @@ does it: the version, who holds it, and the channel that points to it.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder.store import Store
-from e2e import serial
 from e2e.halls import LabHall
 from netboot.client import Netboot
 from netboot.schema import NewPointer, NewVersion
@@ -32,7 +32,12 @@ HELD = "/var/lib/backline/roots"
 PATH = "/images"
 CHANNEL = "stable"
 OWNER = 20070
-"""The user backline-roots (images/ids.toml). Its folders are its own; the hard links stay the store's."""
+"""The user backline-roots (images/ids.toml). Hard links stay the store's."""
+DEPOT = "/var/lib/backline-depot"
+"""Where gw has what is published."""
+DEPOT_OWNER = 20050
+"""The user backline-depot."""
+_LINKED = "root.erofs"
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,6 @@ def version(published: Published) -> NewVersion:
         version=published.ref.version,
         role=published.ref.role,
         root_hash=published.root_hash,
-        options=" ".join(serial.COMMAND_LINE),
         size=published.size,
     )
 
@@ -86,11 +90,7 @@ def seed(folder: Path, store: Store, ref: Ref, hall: LabHall, *, key: Path, sequ
     held = Folder(folder)
     held.prepare()
     place = held.place_of(ref)
-    place.mkdir(parents=True)
-    version = store.find(ref.role, ref.version)
-    manifest = store.manifest(ref.role, ref.version)
-    for name in (manifests.NAME, *served(manifest)):
-        (place / name).hardlink_to(version / name)
+    version = _link(place, store, ref)
     statement = Statement(
         channel=CHANNEL,
         sequence=sequence,
@@ -108,7 +108,33 @@ def seed(folder: Path, store: Store, ref: Ref, hall: LabHall, *, key: Path, sequ
     own(folder)
 
 
-def own(folder: Path) -> None:
-    """Give the folders, not the files, to the service: what is in them are the store's."""
-    for path, _, _ in os.walk(folder):
-        os.chown(path, OWNER, OWNER)
+def stock(folder: Path, store: Store, ref: Ref) -> None:
+    """Make `folder` that of a depot to which a version was brought already, and give it to its service."""
+    folder.mkdir()
+    _link(folder / "files/images" / ref.role / ref.version, store, ref)
+    own(folder, DEPOT_OWNER)
+
+
+def _link(place: Path, store: Store, ref: Ref) -> Path:
+    """A version's manifest and what is served of it in `place`; returns its folder in the store.
+
+    The root, which is nearly all of it, is the store's own by a hard link. The others are copies, since services link
+    from version to version what is the same in both, and the kernel lets them do so with their own files only
+    (proc_sys_fs(5), protected_hardlinks).
+    """
+    place.mkdir(parents=True)
+    version = store.find(ref.role, ref.version)
+    for name in (manifests.NAME, *served(store.manifest(ref.role, ref.version))):
+        if name == _LINKED:
+            (place / name).hardlink_to(version / name)
+        else:
+            shutil.copyfile(version / name, place / name)
+            (place / name).chmod(0o444)
+    return version
+
+
+def own(folder: Path, owner: int = OWNER) -> None:
+    """Give it to the service, but for what is the store's."""
+    for path, _, names in os.walk(folder):
+        for each in (path, *(f"{path}/{name}" for name in names if name != _LINKED)):
+            os.chown(each, owner, owner)

@@ -18,7 +18,8 @@ def noise(seed: int, size: int) -> bytes:
 def version(folder: Path, root: bytes, *, role: str = "nfsroot", date: str = "20260131") -> Ref:
     """Write a version with that root into `folder`/VERSION, and return its name, which follows from the root."""
     files = {"root.erofs": root, "root.verity": b"verity", "vmlinuz": b"MZ", "initrd": b"cpio"}
-    recipe = hashlib.sha256(root).hexdigest()
+    about = f'{{"root": "{hashlib.sha256(root).hexdigest()}"}}'.encode()
+    recipe = hashlib.sha256(about).hexdigest()
     made = Manifest(
         role=role,
         version=f"{date}.{recipe[:12]}",
@@ -36,4 +37,5 @@ def version(folder: Path, root: bytes, *, role: str = "nfsroot", date: str = "20
     for name, data in files.items():
         (place / name).write_bytes(data)
     (place / manifests.NAME).write_bytes(manifests.encode(made))
+    (place / "recipe.json").write_bytes(about)
     return Ref(role, made.version)

@@ -7,7 +7,7 @@ Everything goes in as systemd credentials (systemd.system-credentials(7)): `tmpf
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 Credentials = dict[str, bytes]
 
@@ -46,6 +46,12 @@ def join(*parts: Mapping[str, bytes]) -> Credentials:
 def time_server() -> Credentials:
     """What lets chronyd of a container serve time."""
     return {"systemd.unit-dropin.chrony.service": CHRONY}
+
+
+def console(words: Sequence[str]) -> Credentials:
+    """What has netboot say further words to every machine's kernel: those with which its console can be followed."""
+    text = f'[Service]\nEnvironment="BACKLINE_NETBOOT_OPTIONS={" ".join(words)}"\n'
+    return {"systemd.unit-dropin.backline-netboot.service": text.encode()}
 
 
 def patience() -> Credentials:

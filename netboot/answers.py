@@ -116,7 +116,8 @@ class Answers:
                 scripts.refusal(decision.outcome, decision.detail, hostname=machine.hostname, more=decision.passed)
             )
         try:
-            return _script(scripts.boot(machine, decision, answer.boot, self.place(machine.ip)))
+            place, options = self.place(machine.ip), self.settings.options
+            return _script(scripts.boot(machine, decision, answer.boot, place, options))
         except ValueError as error:  # what got past every check before: shown, never run
             logger.error("no script for %s: %s", machine.hostname, error)
             return _script(scripts.refusal(Outcome.BAD_RECORD, str(error), hostname=machine.hostname))

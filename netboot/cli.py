@@ -123,6 +123,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from netboot.app import make_app
     from netboot.machines import Machines
     from netboot.schema import Settings
+    from netboot.scripts import options_problem
     from netboot.store import Store
     from services.common.access import Access, Role
     from services.common.addresses import Range
@@ -138,6 +139,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         aliens = Range.parse(settings.aliens) if settings.aliens else None
     except ValueError as error:
         raise InputError("settings.invalid", f"aliens: {error}") from error
+    if problem := options_problem(settings.options):
+        raise InputError("settings.invalid", f"options: {problem}")
     # The thread that writes boot records holds up the loop for this long at most, and not Python's usual 5 ms.
     sys.setswitchinterval(0.001)
     machines = Machines()

@@ -64,6 +64,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="groups whose members may see boots, logs and unknown machines over the unix socket"),
     ] = msgspec.field(default_factory=lambda: ["backline-mdb"])
     access: AccessSettings = AccessSettings()
+    options: Annotated[
+        str,
+        Meta(max_length=OPTIONS_MAX, description="further words for every machine's kernel, beside its version's own"),
+    ] = ""
     claim_seconds: Annotated[
         int, Meta(ge=10, le=3600, description="how long after its answer a machine may claim its credentials")
     ] = 120

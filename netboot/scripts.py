@@ -90,10 +90,14 @@ def _script(*lines: str) -> str:
 # A machine that mdb knows
 
 
-def boot(machine: Known, decision: Decision, boot_id: str, place: Place) -> str:
-    """Load and start exactly one version. Raises ValueError where a part of it cannot stand in a script."""
+def boot(machine: Known, decision: Decision, boot_id: str, place: Place, options: str = "") -> str:
+    """Load and start exactly one version; its kernel gets the version's own words after `options`.
+
+    Raises ValueError where a part of it cannot stand in a script.
+    """
     version = decision.version
     assert version is not None
+    options = f"{options} {version.options}"
     path = f"/images/{word(version.role)}/{word(version.version)}"
     lines = [f"echo Backline: {word(machine.hostname)} boots {version.role} {version.version}"]
     for number, server in enumerate(decision.servers):
@@ -107,9 +111,9 @@ def boot(machine: Known, decision: Decision, boot_id: str, place: Place) -> str:
             f"backline.boot={word(boot_id)}",
             f"backline.netboot=http://{word(place.gateway)}",
             f"systemd.hostname={machine.hostname}",
-            *version.options.split(),
+            *options.split(),
         ]
-        if problem := options_problem(version.options):
+        if problem := options_problem(options):
             raise ValueError(problem)
         if len(" ".join(words)) > COMMAND_LINE_MAX:
             raise ValueError(f"the command line has more than {COMMAND_LINE_MAX} bytes")

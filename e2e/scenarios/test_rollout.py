@@ -7,20 +7,17 @@ restarts and the versions' own units are real.
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from builder import image
 from builder.image import Shop
 from e2e import netbooted, published, topology
 from e2e.lab import Lab
 from e2e.pool import Labs
+from e2e.scenarios import changed
 from netboot.client import Netboot
 from netboot.schema import Seat
-from services.common.progress import Progress
 from services.common.versions import Ref
 from services.rollout.client import RolloutClient
 from services.rollout.schema import OVER, Phase, Plan, Rollout
@@ -30,29 +27,13 @@ pytestmark = pytest.mark.images
 BROKEN = "broken.service"
 SEATS = ("pas-r01p01", "pas-r01p02", "pas-r01p03", "pas-r01p04")
 SECONDS = 300.0
-_ROOT = "images/nfsroot/mkosi.extra"
 _UNIT = "[Unit]\nDescription=What fails\n[Service]\nType=oneshot\nExecStart=/usr/bin/false\n"
-
-
-def build(shop: Shop, root: Path, files: dict[str, str]) -> Ref:
-    """A version of nfsroot: this checkout with some files more."""
-    ignored = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", ".hypothesis")
-    shutil.copytree(shop.root, root, symlinks=True, ignore=ignored)
-    for name, text in files.items():
-        file = root / _ROOT / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-    before = shop.store.current("nfsroot")
-    built = image.build(Shop.open(shop.settings, Progress(quiet=True), root=root), "nfsroot")
-    if before is not None:
-        shop.store.set_current(before)
-    return built.ref
 
 
 @pytest.fixture(scope="module")
 def good(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Ref:
     root = tmp_path_factory.mktemp("good") / "checkout"
-    return build(shop, root, {"etc/backline/new": "the new version\n"})
+    return changed.build(shop, root, changed.GOOD)
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +44,14 @@ def bad(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Ref:
         f"usr/lib/systemd/system/{BROKEN}": _UNIT,
         "usr/lib/systemd/system/multi-user.target.d/50-broken.conf": wanted,
     }
-    return build(shop, root, files)
+    return changed.build(shop, root, files)
 
 
 @pytest.fixture(scope="module")
 def lab(labs: Labs) -> Iterator[Lab]:
     labs.close()
     with Lab(topology.hall(seats=len(SEATS)), settings=labs.settings, netboot=True, name="rollout") as made:
-        for name in SEATS:
-            node = made[name]
-            node.ask = lambda node=node: netbooted.boot(made, node)
-            node.credentials |= netbooted.credentials()
+        netbooted.follow(made)
         made.start(seconds=180)
         yield made
 
@@ -167,5 +145,5 @@ def test_a_good_version_goes_from_ring_to_ring_through_a_restart_of_gws_services
         **dict.fromkeys(SEATS[:3], True),
         SEATS[3]: False,
     }
-    assert lab[SEATS[0]].succeeds("cat", "/etc/backline/new") == "the new version"
+    assert lab[SEATS[0]].succeeds("cat", f"/{changed.FILE}") == "the new version"
     busy.succeeds("systemctl", "stop", "somebody.service")

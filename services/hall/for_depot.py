@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from services.hall.for_roots import numbers
 from services.hall.schema import Hall
 
 RECEIVERS = "rhfs"
@@ -12,5 +13,6 @@ RECEIVERS = "rhfs"
 
 def settings(hall: Hall) -> str:
     """TOML for `backline depot serve --config`."""
-    values: dict[str, object] = {"hall": hall.site.name, "receivers": sorted(hall.with_role(RECEIVERS))}
+    receivers = sorted(host for host in hall.with_role(RECEIVERS) if numbers(hall, host))
+    values: dict[str, object] = {"hall": hall.site.name, "receivers": receivers}
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())

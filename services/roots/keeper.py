@@ -186,6 +186,9 @@ class Keeper:
 
         What fails is noted, and done again by the next call.
         """
+        if not self.settings.numbers:
+            self.problems["hall.toml"] = "this host has no alias rfsN: no machine boots from it, and nothing is taken"
+            return
         with self._working:
             self.publications = list(publications)
             pointers: dict[str, list[str]] | None = None

@@ -19,13 +19,14 @@ from builder import publish, publish_cli
 from builder.publish import Outcome, Publisher, Wanted
 from builder.store import Store
 from netboot.client import Netboot
+from netboot.schema import Rollback
 from services.common import signing, statement
 from services.common.errors import BacklineError, MissingError, UsageError
 from services.common.process import run, running, spawn
 from services.common.progress import Progress
 from services.depot.client import Depot
 from services.depot.schema import NewProgress, Publication, State
-from tests.depot.rig import OLD, ONE, THREE, TWO, Hall, Image, People, hall, image, says
+from tests.depot.rig import OLD, ONE, THREE, TWO, Hall, Image, People, bring, hall, image, says
 from tests.depot.rig import publication as signed
 
 ROOT = Path(__file__).parents[2]
@@ -242,6 +243,78 @@ def test_two_administrators_at_once_get_two_numbers(there: Hall, store: Store) -
         go(publisher(there, store), ONE, channel="elsewhere")
         mine = publisher(there, store, depot=Meddling(there.depot.unix, "publish", other))
         assert go(mine, TWO).sequence == 2
+
+
+def publish_too(there: Hall, version: str) -> Callable[[], None]:
+    """What another administrator does meanwhile."""
+
+    def other() -> None:
+        with Depot(there.depot.unix) as depot:
+            bring(depot, image(version), there.people)
+            depot.publish(signed(there.people, says(image(version), 2, why="me too")))
+
+    return other
+
+
+def test_who_is_overtaken_is_told_at_once_and_the_last_publication_wins(
+    there: Hall, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Receivers take the newest of a channel: the first one would wait in vain for a word of them."""
+    monkeypatch.setattr(publish, "LOOK_SECONDS", 1)
+    mine = publisher(there, store, depot=Meddling(there.depot.unix, "publication", publish_too(there, TWO)))
+    with receivers(there, rhfs1=State.CONFIRMED), pytest.raises(BacklineError) as caught:  # rhfs2 has not begun
+        go(mine, ONE)
+    assert caught.value.code == "publish.overtaken"
+    assert f"has published nfsroot/{TWO} as number 2 of channel stable meanwhile" in caught.value.message
+    assert pointer(there) is None
+    with receivers(there, rhfs1=State.CONFIRMED, rhfs2=State.CONFIRMED):
+        assert go(publisher(there, store), TWO).sequence == 2
+    assert pointer(there) == TWO
+
+
+def test_two_who_publish_the_same_version_both_succeed(
+    there: Hall, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Receivers tell of the newest publication only."""
+    monkeypatch.setattr(publish, "LOOK_SECONDS", 1)
+    mine = publisher(there, store, depot=Meddling(there.depot.unix, "publication", publish_too(there, ONE)))
+
+    def follow() -> None:
+        with Depot(there.depot.unix) as depot, Netboot(there.netboot.unix) as netboot:
+            while not over.wait(0.05):
+                for found in depot.publications(since=1).publications:
+                    netboot.hold(1, ONE)
+                    for host in found.receivers:
+                        depot.progress(found.id, host, NewProgress(bytes=0, total=0, full=1, state=State.CONFIRMED))
+
+    over = threading.Event()
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+        assert go(mine, ONE).sequence == 2
+    finally:
+        over.set()
+        thread.join()
+    assert pointer(there) == ONE
+
+
+def test_a_channel_that_somebody_else_moved_meanwhile_is_left_there(there: Hall, store: Store) -> None:
+    with receivers(there, rhfs1=State.CONFIRMED, rhfs2=State.CONFIRMED):
+        go(publisher(there, store), ONE)
+        go(publisher(there, store), TWO)
+
+        def back() -> None:
+            with Netboot(there.netboot.unix) as netboot:
+                netboot.rollback_channel("stable", Rollback(why="no sound"))
+
+        with pytest.raises(BacklineError) as caught:
+            go(publisher(there, store, depot=Meddling(there.depot.unix, "complete", back)), THREE)
+    assert caught.value.code == "publish.moved"
+    assert f"has moved channel stable to {ONE} meanwhile (no sound)" in caught.value.message
+    assert f"backline root switch {THREE} --channel stable" in str(caught.value.hint)
+    assert pointer(there) == ONE
+    with Depot(there.depot.unix) as depot:
+        assert depot.channel("stable").version == THREE  # published all the same: nothing of it is lost
 
 
 def test_a_file_that_was_damaged_on_the_way_is_sent_once_more(there: Hall, store: Store) -> None:

@@ -112,6 +112,18 @@ def test_options_stay_words_of_the_command_line(options: str) -> None:
         assert not any("${" in word for word in words)
 
 
+def test_words_for_every_machine_come_before_those_of_the_version() -> None:
+    script = scripts.boot(seat(), decision(options="quiet"), BOOT, PLACE, "console=ttyS0 panic=5")
+    for words in all_commands(script):
+        if words[0] == "kernel":
+            assert words[-3:] == ["console=ttyS0", "panic=5", "quiet"]
+
+
+def test_words_for_every_machine_are_checked_as_those_of_a_version() -> None:
+    with pytest.raises(ValueError):
+        scripts.boot(seat(), decision(), BOOT, PLACE, "initrd=x")
+
+
 @pytest.mark.parametrize(
     "word", ["backline.roothash=00", "initrd=x", "#x", "||", "a\tb", "x=${y}", "systemd.hostname=x"]
 )
