@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,10 @@ class Administrator:
             return
         for name in SERVICES:
             door = self.lab.reactor.call(Forwarder.open(self.gateway, name, path=self.folder / f"{name}.sock"))
-            self.lab.at_end(lambda door=door: self.lab.reactor.call(door.close()))
+            self.lab.at_end(partial(self._close, door))
+
+    def _close(self, door: Forwarder) -> None:
+        self.lab.reactor.call(door.close())
 
     def begin(self) -> Outcome | None:
         """Publish what the lab begins with, which is there already: the first number of its channel."""

@@ -18,18 +18,21 @@ from typing import Any
 import httpx2
 
 from builder.store import Store
-from e2e import netbooted, small
+from e2e import netbooted, published, small
 from e2e.administrator import Administrator
 from e2e.lab import Lab
 from e2e.node import Node
 from netboot.client import Netboot
 from netboot.schema import Channel, Seat
+from services.common import statement as statements
 from services.common.versions import Ref
 from services.depot.client import Depot
 from services.depot.schema import Publication, State
 
 RHFS = "192.168.1.10"
 SEAT = "pas-r01p01"
+SMALL = "nfsroot-small"
+"""The role of small versions: no time goes into deltas between them and whole ones."""
 SECONDS = 240.0
 _ROOTS = re.compile(r"\bbackline\.root=nfs:([0-9.]+):([^, ]+)")
 
@@ -82,7 +85,7 @@ class Story:
 
     def small(self, root: bytes) -> Ref:
         """A small version in the store, which nobody could boot."""
-        ref = small.version(self.place, root)
+        ref = small.version(self.place, root, role=SMALL)
         self.store.add(ref.role, ref.version, self.place / ref.version)
         self.made.append(ref)
         return ref
@@ -95,6 +98,15 @@ class Story:
             (found,) = [each for each in netboot.channels().channels if each.name == channel]
             return found
 
+    def points(self, channel: str) -> str | None:
+        """The version that a channel points to; None for one that is not there."""
+        with self.netboot() as netboot:
+            return next((each.current for each in netboot.channels().channels if each.name == channel), None)
+
+    def held(self, host: str) -> Path:
+        """The disk of a root file server, as a folder of this machine."""
+        return Path(self.lab[host].binds[published.HELD])
+
     def netboot(self) -> Netboot:
         return Netboot(self.lab["gw"].service("netboot"))
 
@@ -106,14 +118,21 @@ class Story:
         with self.netboot() as netboot:
             return sorted(each.rfs for each in netboot.holdings().holdings if each.version == ref.version)
 
-    def newest(self, channel: str = "stable") -> Publication:
+    def newest(self, channel: str = "stable") -> Publication | None:
         """A channel's last publication."""
         with self.depot() as depot:
-            return depot.publications(channel).publications[0]
+            return next(iter(depot.publications(channel).publications), None)
+
+    def published(self, channel: str) -> list[str]:
+        """The versions that a channel got, the newest first."""
+        with self.depot() as depot:
+            said = depot.publications(channel).publications
+        return [statements.decode(each.statement).version for each in said]
 
     def pulled(self, channel: str = "stable", host: str = "rhfs01") -> tuple[State | None, int, int]:
         """How far a server is with the last publication: state, bytes, and how many it needs."""
-        words = [each for each in self.newest(channel).progress if each.host == host]
+        newest = self.newest(channel)
+        words = [each for each in newest.progress if each.host == host] if newest else []
         return (words[0].state, words[0].bytes, words[0].total) if words else (None, 0, 0)
 
     # The seat

@@ -48,6 +48,14 @@ def bad(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Ref:
 
 
 @pytest.fixture(scope="module")
+def lost(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Ref:
+    """A version whose seats never get an address."""
+    never = "[Unit]\nConditionPathExists=/nonexistent\n"
+    files = {"etc/systemd/system/systemd-networkd.service.d/50-never.conf": never}
+    return changed.build(shop, tmp_path_factory.mktemp("lost") / "checkout", files)
+
+
+@pytest.fixture(scope="module")
 def lab(labs: Labs) -> Iterator[Lab]:
     labs.close()
     with Lab(topology.hall(seats=len(SEATS)), settings=labs.settings, netboot=True, name="rollout") as made:
@@ -127,7 +135,7 @@ def test_a_version_with_a_failing_unit_is_stopped_at_the_first_seat_and_taken_ba
     assert {lab[name].booted["version"] for name in SEATS} == {lab.netboot.ref.version}
 
 
-def test_a_good_version_goes_from_ring_to_ring_through_a_restart_of_gws_services(lab: Lab, good: Ref) -> None:
+def test_a_good_version_goes_from_ring_to_ring_though_gw_loses_its_power(lab: Lab, good: Ref) -> None:
     """And never to the seat where somebody is logged in."""
     gw, busy = lab["gw"], lab[SEATS[3]]
     session = ["--unit=somebody", "--property=PAMName=login", "--property=User=root", "--setenv=XDG_SESSION_CLASS=user"]
@@ -137,7 +145,9 @@ def test_a_good_version_goes_from_ring_to_ring_through_a_restart_of_gws_services
     with clients(lab) as (_, rollout):
         id = rollout.start(Plan(version=version, settle=5, within=180, why="new compilers")).id
         gw.wait_until("the second ring", lambda: rollout.rollout(id).ring >= 1, seconds=SECONDS)
-    gw.succeeds("systemctl", "kill", "--signal=KILL", "backline-rollout.service", "backline-netboot.service")
+    gw.crash()
+    gw.start()
+    gw.wait_ready()
     found = over(lab, id)
     assert found.phase is Phase.DONE, found.events
     assert pointer(lab) == (version, True)
@@ -147,3 +157,24 @@ def test_a_good_version_goes_from_ring_to_ring_through_a_restart_of_gws_services
     }
     assert lab[SEATS[0]].succeeds("cat", f"/{changed.FILE}") == "the new version"
     busy.succeeds("systemctl", "stop", "somebody.service")
+
+
+@pytest.mark.full
+def test_a_version_without_a_network_is_stopped_at_the_first_seat_and_taken_back(lab: Lab, lost: Ref) -> None:
+    """Nobody hears of it, nor can it be told to restart: whoever switches it off and on has the version before."""
+    with clients(lab) as (netboot, _):
+        before = netboot.channels().channels[0].current
+    version, starts = offer(lab, lost, 4), {name: lab[name].starts for name in SEATS}
+    lab[SEATS[1]].allowed_failures.add("backline-claim.service")
+    with clients(lab) as (netboot, rollout):
+        found = over(lab, rollout.start(Plan(version=version, first=SEATS[1], settle=5, within=60)).id)
+        assert (found.phase, found.ring) == (Phase.REVERTED, 0), found.events
+        assert SEATS[1] in found.why
+        assert version in {each.version for each in netboot.quarantines().quarantines}
+    assert pointer(lab) == (before, True)
+    assert {name: lab[name].starts - starts[name] for name in SEATS} == dict.fromkeys(SEATS, 0) | {SEATS[1]: 1}
+    assert lab[SEATS[1]].addresses == []
+    lab[SEATS[1]].crash()
+    lab[SEATS[1]].start()
+    lab[SEATS[1]].wait_ready()
+    assert lab[SEATS[1]].booted["version"] == before
