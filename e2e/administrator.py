@@ -21,6 +21,7 @@ from e2e.forward import Forwarder
 from netboot.client import Netboot
 from services.common import process
 from services.common.errors import HostError
+from services.common.progress import Progress
 from services.depot.client import Depot
 
 if TYPE_CHECKING:
@@ -80,8 +81,11 @@ class Administrator:
         ref, netboot = self.lab.netboot.ref, self.gateway.service("netboot")
         ask: Callable[[], Netboot] = lambda: Netboot(netboot)  # noqa: E731
         wanted = Wanted(ref=ref, channel=published.CHANNEL, why="the lab begins with it", switch=False)
-        with Depot(self.gateway.service("depot"), seconds=SECONDS) as depot:
-            publisher = Publisher(self.lab.roots.store, depot, ask, key=self.key, progress=self.lab.progress)
+        with (
+            self.lab.progress.step(f"publishing {ref}, which is there already"),
+            Depot(self.gateway.service("depot"), seconds=SECONDS) as depot,
+        ):
+            publisher = Publisher(self.lab.roots.store, depot, ask, key=self.key, progress=Progress(quiet=True))
             return publisher.publish(wanted, deadline=time.monotonic() + SECONDS)
 
     def argv(self, words: Sequence[str]) -> list[str]:

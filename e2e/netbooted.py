@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import httpx2
@@ -53,14 +54,10 @@ def boot(lab: Lab, node: Node) -> tuple[str, Sequence[str]]:
 
     Raises HostError("lan.netboot") when it is given nothing in time.
     """
-    gateway = next(each for each in lab.nodes.values() if each.spec.role == "gw")
     mac = node.spec.nics[0].mac or mac_of(node.name, 0)
     deadline = time.monotonic() + SECONDS
     while True:
-        try:
-            script = gateway.http("GET", f"http://{_address(lab)}/boot/{mac}").text
-        except httpx2.HTTPError as error:
-            script = str(error)
+        script = _ask(lab, node, f"http://{_address(lab)}/boot/{mac}")
         words = dict(_WORDS.findall(script))
         if len(words) == 3:
             said = [f"backline.{name}={value}" for name, value in words.items()]
@@ -71,9 +68,25 @@ def boot(lab: Lab, node: Node) -> tuple[str, Sequence[str]]:
         lab.journal.pause(1.0)
 
 
+def _ask(lab: Lab, node: Node, url: str) -> str:
+    """What a seat is answered at its own address, with which its card is there for as long as that takes."""
+    address = lab.machines[node.name].ip
+    (network,) = [each.cidr for each in lab.hall.data.networks.values() if address in each.cidr]
+    lab.network.plug(node.name)
+    try:
+        lines = f"address add {address}/{network.prefixlen} dev host0\nlink set host0 up\n"
+        lab.sandbox.run(["ip", "-batch", "-"], stdin=lines, netns=f"/run/netns/{node.name}")
+        get = partial(httpx2.get, url, timeout=10, trust_env=False)
+        return lab.sandbox.in_network(get, netns=f"/run/netns/{node.name}").text
+    except httpx2.HTTPError as error:
+        return str(error)
+    finally:
+        lab.network.unplug(node.name)
+
+
 def netboot_says(name: str) -> UsageError:
     """What is answered to who wants a seat to boot another version than netboot says."""
-    hint = "`backline lan admin`, then `backline publish` or `backline mdb edit SEAT --pinned VERSION`"
+    hint = f"`backline lan admin`, then `backline publish` or `backline mdb edit {name} --pinned VERSION`"
     return UsageError("lan.netboot", f"{name} boots what netboot says", hint=hint)
 
 

@@ -120,6 +120,8 @@ def find(name: str | None) -> Record:
     if name is None:
         # A sandbox of something else than a lab (an engine of containers, a probe) has no topology.
         alive = {key: record for key, record in alive.items() if record.topology}
+        # Nor do labs of tests take commands, while another one does.
+        alive = {key: record for key, record in alive.items() if record.socket.exists()} or alive
         if len(alive) > 1:
             raise UsageError("lan.which", f"which lab: {', '.join(alive)}?", hint="--lab NAME")
         if not alive:

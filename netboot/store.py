@@ -303,7 +303,8 @@ class Store:
             row = self._need_channel(session, name)
             _need_generation(row, back.generation)
             if row.previous is None and row.committed:
-                raise BusyError("conflict.channel", f"{name} has nothing to go back to")
+                hint = f"`backline netboot channel history {name}` has what it pointed to"
+                raise BusyError("conflict.channel", f"{name} has nothing to go back to", hint=hint)
             if back.quarantine and row.current is not None:
                 self._quarantine(session, actor, row.current, back.why)
             return self._revert(session, row, Action.REVERTED, actor, back.why)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.common.commands import asking_options, gc_options, print_json, service_options
@@ -78,6 +79,9 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _client(arguments: argparse.Namespace, *, seconds: float = 30.0) -> RootsClient:
     from services.roots.client import SOCKET, RootsClient
 
+    if not arguments.address and not Path(SOCKET.removeprefix("unix:")).exists():
+        hint = "do it on one of them, as root; `switch` and `rollback` are for gw"
+        raise MissingError("roots.elsewhere", "this host is no root file server", hint=hint)
     return RootsClient(arguments.address or SOCKET, seconds=seconds)
 
 
@@ -169,4 +173,5 @@ def _pointed(arguments: argparse.Namespace, pointer: Pointer) -> int:
         return print_json(pointer)
     trial = "" if pointer.committed else ", until it is committed or time is up"
     print(f"channel {pointer.name}: {pointer.current}{trial}; before it: {pointer.previous or 'none'}")
+    print("its machines boot that when they start next")
     return int(Exit.OK)
