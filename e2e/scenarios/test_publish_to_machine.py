@@ -100,11 +100,15 @@ def machine(labs: Labs, shop: Shop, new: Ref, tmp_path_factory: pytest.TempPathF
     store = changed.store(shop.store, before, tmp_path_factory.mktemp("store"))
     changed.add(shop.store, new, store)
     settings = msgspec.structs.replace(shop.settings, store=str(store.root))
-    with Lab(topology.hall(seats=0), settings=settings, netboot=True, name="machine") as lab:
+    wanted = topology.hall(seats=0)
+    seat = topology.Node(role="nfsroot", backend="qemu", seat=True, off=True, nics=[topology.Nic(segment="room-1")])
+    wanted = msgspec.structs.replace(wanted, nodes={**wanted.nodes, SEAT: seat})
+    with Lab(wanted, settings=settings, netboot=True, name="machine") as lab:
         place = tmp_path_factory.mktemp("administrator")
         story = publishing.begin(lab, place)
-        node = lab.add_seat(SEAT, qemu=True)
-        yield Machine(story, node, lab.hall.key_in(place))
+        lab.power_on([lab[SEAT]])
+        lab[SEAT].wait_ready(seconds=SECONDS)
+        yield Machine(story, lab[SEAT], lab.hall.key_in(place))
         lab.check()
 
 

@@ -180,7 +180,7 @@ def test_a_full_disk_of_the_depot_is_said_and_the_same_command_goes_on(story: St
     with other_disk(story.lab["gw"], published.DEPOT, "backline-depot.service", megabytes=8):
         said = story.refused(ref, *NEXT)
         assert "the disk has room for" in said, said
-        assert "hint: `backline depot rm ROLE/VERSION`" in said
+        assert "`backline depot rm ROLE/VERSION`" in said
     assert story.points("next") == before
     assert story.publish(ref, *NEXT)["switched"]
 
