@@ -5,53 +5,13 @@ Imports are read from the syntax tree, never executed, so an edit in another rol
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 
 from builder.config import ROOMS, tracked_files
-from services.common.errors import InputError
+from builder.imports import Imports
 
 # What every image with services has: the root program that finds their commands.
 _ROOT_MODULES = ("services.common.main",)
-_PACKAGES = ("services", *ROOMS)
-
-
-@lru_cache(maxsize=4096)
-def _imports(path: Path, module: str, stamp: tuple[int, int]) -> frozenset[str]:
-    del stamp  # part of the cache's key: size and mtime
-    try:
-        tree = ast.parse(path.read_bytes(), filename=str(path))
-    except SyntaxError as error:
-        raise InputError("service.syntax", error.msg, where=f"{path}:{error.lineno}") from error
-    except ValueError as error:  # null bytes
-        raise InputError("service.syntax", str(error), where=f"{path}:1") from error
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    found: set[str] = set()
-    for node in _statements(tree):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                anchor = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*anchor, base] if base else anchor)
-            found.add(base)
-            found.update(f"{base}.{alias.name}" for alias in node.names)
-    return frozenset(name for name in found if name.split(".")[0] in _PACKAGES)
-
-
-def _statements(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every statement below a node. Imports are statements: to look into expressions too takes six times as long."""
-    left = [tree]
-    while left:
-        node = left.pop()
-        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
-            below = getattr(node, field, None)
-            if isinstance(below, list):
-                yield from below
-                left += below
 
 
 def _file(root: Path, module: str) -> Path | None:
@@ -72,7 +32,7 @@ def package(service: str) -> str:
     return service if service in ROOMS else f"services.{service}"
 
 
-def files(root: Path, services: list[str]) -> list[str]:
+def files(root: Path, services: list[str], *, imports: Imports | None = None) -> list[str]:
     """Every file of ours in an image with `services`: modules, data beside them, units; relative paths, sorted.
 
     Nothing for no services. What git ignores is not seen, except by an import. Raises InputError("service.syntax")
@@ -80,6 +40,7 @@ def files(root: Path, services: list[str]) -> list[str]:
     """
     if not services:
         return []
+    imports = imports or Imports()
     wanted = [name for module in _ROOT_MODULES for name in _with_parents(module)]
     data: set[str] = set()
     for name in tracked_files(root, [package(service).replace(".", "/") for service in services]):
@@ -101,9 +62,9 @@ def files(root: Path, services: list[str]) -> list[str]:
         if source is None:  # a name imported from a module
             continue
         found.add(str(source.relative_to(root)))
-        info = source.stat()
-        for name in _imports(source, module, (info.st_size, info.st_mtime_ns)):
+        for name in imports.of(source, module):
             wanted += _with_parents(name)
+    imports.save()
     return sorted([*found, *_shared_data(root, found), *units(root, services)])
 
 

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from builder import config, lock, recipe
+from builder import config, imports, lock, recipe
 from builder.config import Image
+from builder.imports import Imports
 from builder.lock import Lock
 from builder.place import Place, in_place, memory_fits, memory_needed
 from builder.recipe import Recipe
@@ -44,6 +45,7 @@ class Shop:
     lock_path: Path
     progress: Progress = field(default_factory=Progress)
     _lock: Lock | None = None
+    _imports: Imports | None = None
 
     @classmethod
     def open(cls, settings: Settings, progress: Progress | None = None, *, root: Path | None = None) -> Shop:
@@ -58,6 +60,13 @@ class Shop:
         if self._lock is None:
             self._lock = lock.load(self.lock_path)
         return self._lock
+
+    @property
+    def imports(self) -> Imports:
+        """What modules import, as far as it is known."""
+        if self._imports is None:
+            self._imports = Imports(self.settings.cache_path / imports.NAME)
+        return self._imports
 
     @property
     def store(self) -> Store:
@@ -80,7 +89,7 @@ def plan(shop: Shop, role: str) -> Recipe:
 
     config.require_role(shop.root, role)
     require_fresh(shop.root, shop.lock)
-    return recipe.of_image(shop.root, role, shop.lock)
+    return recipe.of_image(shop.root, role, shop.lock, imports=shop.imports)
 
 
 def build(shop: Shop, role: str) -> Built:
@@ -124,13 +133,13 @@ def frozen(shop: Shop, wanted: Recipe) -> Iterator[tuple[Shop, Path]]:
         sources.pack(shop.root, shop.lock, folder / SOURCE)
         root = folder / "checkout"
         sources.unpack(folder / SOURCE, root)
-        if recipe.of_image(root, wanted.role, shop.lock).identity != wanted.identity:
+        if recipe.of_image(root, wanted.role, shop.lock, imports=shop.imports).identity != wanted.identity:
             raise InputError(
                 "image.edited",
                 f"files of {wanted.role} were edited while it was planned",
                 hint=f"`build image {wanted.role}` again",
             )
-        yield Shop(shop.settings, root, shop.lock_path, shop.progress, shop.lock), folder / SOURCE
+        yield Shop(shop.settings, root, shop.lock_path, shop.progress, shop.lock, shop.imports), folder / SOURCE
 
 
 def _build(shop: Shop, wanted: Recipe, ref: Ref, store: Store) -> None:
@@ -258,7 +267,7 @@ def stage(shop: Shop, ctx: Context, image: Image) -> list[Path]:
     extra = ctx.work / "extra"
     extra.mkdir(mode=0o755)
     overlay.stage_trees(shop.root, recipe.image_files(shop.root, image), extra, kind="mkosi.extra")
-    overlay.stage_services(shop.root, image, extra, tree=ctx.tools, epoch=ctx.lock.epoch)
+    overlay.stage_services(shop.root, image, extra, tree=ctx.tools, epoch=ctx.lock.epoch, imports=shop.imports)
     overlay.normalise_modes(extra)
     if image.wheels is None:
         return [extra]

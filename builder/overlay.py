@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from builder import closure, wheels
 from builder.config import Image
+from builder.imports import Imports
 from services.common.errors import InputError
 
 APP = "usr/lib/backline/app"
@@ -65,11 +66,13 @@ def stage_scripts(root: Path, image: Image, target: Path) -> dict[str, list[str]
     return found
 
 
-def stage_services(root: Path, image: Image, target: Path, *, tree: Path, epoch: int) -> None:
+def stage_services(
+    root: Path, image: Image, target: Path, *, tree: Path, epoch: int, imports: Imports | None = None
+) -> None:
     """Stage the image's services with what they import, their units, their commands' names and bytecode."""
     if not image.services:
         return
-    for name in closure.files(root, image.services):
+    for name in closure.files(root, image.services, imports=imports):
         if name.startswith("units/"):
             copy(root / name, target / "usr/lib/systemd/system" / PurePosixPath(name).name)
         else:

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from builder import closure, config, ids
+from builder.imports import Imports
 from builder.lock import Lock
 
 FORMAT = "1"
@@ -27,6 +28,7 @@ SHAPING = (
     "closure.py",
     "ids.py",
     "image.py",
+    "imports.py",
     "initrd.py",
     "layers.py",
     "normalise.py",
@@ -155,8 +157,8 @@ def layer_id(sections: Sections) -> str:
     return hashlib.sha256(msgspec.json.encode(sections, order="sorted")).hexdigest()[:32]
 
 
-def of_image(root: Path, role: str, lock: Lock) -> Recipe:
-    """The recipe of one role: pure, from the files of the checkout and the lock."""
+def of_image(root: Path, role: str, lock: Lock, *, imports: Imports | None = None) -> Recipe:
+    """The recipe of one role: pure, from the files of the checkout and the lock. `imports` only saves time."""
     image = config.load(root, role)
     table = ids.load(root)
     packages = _locked(lock, role)
@@ -168,7 +170,7 @@ def of_image(root: Path, role: str, lock: Lock) -> Recipe:
         "wheels": {wheel.file: wheel.sha256 for wheel in lock.wheels_of(image.wheels or "")},
         "files": _files(root, image.chain),
         "ids": {entry.name: msgspec.json.encode(entry).decode() for entry in ids.select(table, present)},
-        "services": {name: describe_file(root / name) for name in closure.files(root, image.services)},
+        "services": {name: describe_file(root / name) for name in closure.files(root, image.services, imports=imports)},
         "builder": shaping_modules(),
         "tools": {"tree": lock.tools_tree, "mkosi": next((p.version for p in lock.packages if p.name == "mkosi"), "")},
         "source": {"epoch": str(lock.epoch)},
