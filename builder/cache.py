@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 from builder.gc import touch_used
+from builder.later import Later
 from services.common.process import run
 
 FOLDERS = ("layers", "tools", "wheels")
@@ -40,21 +41,35 @@ def usable(target: Path) -> bool:
     return True
 
 
-def keep(tree: Path, target: Path) -> None:
-    """Move a finished tree into the cache as `target`; where another build was faster, drop it."""
+def keep(tree: Path, target: Path, *, later: Later | None = None) -> Path:
+    """Move a finished tree into the cache as `target`; where another build was faster, drop it.
+
+    Returns where the tree can be read from now on. On another file system it is copied; with `later` that is done
+    there, and the answer is `tree` itself, which its owner removes.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     if not _stamp(target).exists() and not target.is_dir():
         _stamp(target).write_text(_BOOT.read_text())
     try:
         tree.rename(target)
     except OSError:
-        if not target.is_dir():  # another file system: copy aside, then rename
-            aside = target.with_name(f".{target.name}.{os.getpid()}")
-            shutil.rmtree(aside, ignore_errors=True)
-            run(["cp", "--archive", "--reflink=auto", tree, aside])
-            aside.rename(target)
+        if later is not None and not target.is_dir():
+            later.do(_copy, tree, target)
+            return tree
+        _copy(tree, target)
         shutil.rmtree(tree)
     touch_used(target)
+    return target
+
+
+def _copy(tree: Path, target: Path) -> None:
+    """Copy aside, then rename: nothing half copied has the name."""
+    if not target.is_dir():
+        aside = target.with_name(f".{target.name}.{os.getpid()}")
+        shutil.rmtree(aside, ignore_errors=True)
+        run(["cp", "--archive", "--reflink=auto", tree, aside])
+        aside.rename(target)
+        touch_used(target)
 
 
 def flush(cache: Path) -> None:

@@ -178,6 +178,7 @@ def workshop(
     """
     from builder import layers, tools
     from builder.aside import Aside
+    from builder.later import Later
     from builder.pool import Pool
 
     pool = Pool(shop.settings.cache_path / "pool")
@@ -190,9 +191,11 @@ def workshop(
     aside = Aside(shop.settings.cache_path / "work")
     aside.clean()
     size = memory_needed(shop.lock, role)
+    if roomy := memory_fits(2 * size):
+        size *= 2
     if place is None:
         place = Place.MEMORY if memory_fits(size) else Place.DISK
-    with aside.folder() as work, in_place(work, place, size=size):
+    with aside.folder() as work, in_place(work, place, size=size), Later() as later:
         yield layers.Context(
             root=shop.root,
             lock=shop.lock,
@@ -202,6 +205,8 @@ def workshop(
             work=work,
             log=log,
             environment=environment or Environment(),
+            later=later,
+            roomy=roomy,
         )
 
 
@@ -248,15 +253,15 @@ def make(
 
     image = config.load(shop.root, ref.role)
     with workshop(shop, ref.role, environment=environment, place=place) as ctx:
-        extra = stage(shop, ctx, image)
+        staging = ctx.later.do(stage, shop, ctx, image)
         if flat:
             with shop.progress.step(f"{ref.role}: building"):
-                tree = layers.flat(ctx, image, extra)
+                tree = layers.flat(ctx, image, staging.result())
         else:
             with shop.progress.step(f"{ref.role}: packages"):
                 below = layers.build_layers(ctx, ref.role)
             with shop.progress.step(f"{ref.role}: our own files"):
-                tree = layers.finish(ctx, image, below, extra)
+                tree = layers.finish(ctx, image, below, staging.result())
         return finish(shop, ctx, image, wanted, ref, tree, out)
 
 
@@ -292,8 +297,8 @@ def finish(shop: Shop, ctx: Context, image: Image, wanted: Recipe, ref: Ref, tre
         with ctx.log.open("a") as log:
             log.write(f"{count} packages installed in {ref.role}, all of them and no others from the lock, by hash\n")
     scanner = normalise.SecretScanner()
-    with shop.progress.step(f"{ref.role}: artefacts"), ThreadPoolExecutor(max_workers=2) as executor:
-        flushing = executor.submit(cache.flush, ctx.cache)
+    with shop.progress.step(f"{ref.role}: artefacts"), ThreadPoolExecutor(max_workers=1) as executor:
+        ctx.later.do(cache.flush, ctx.cache)
         compressing = executor.submit(
             artefacts.make_erofs,
             ctx.tools,
@@ -310,7 +315,7 @@ def finish(shop: Shop, ctx: Context, image: Image, wanted: Recipe, ref: Ref, tre
         artefacts.compress(ctx.tools, out, "tree", epoch=epoch, environment=environment)
         kernel = initrd.make(ctx, image, tree_path, out) if image.kernel else None
         compressing.result()
-        flushing.result()
+        ctx.later.wait()
         root_hash = artefacts.make_verity(ctx.tools, out, wanted, epoch=epoch, environment=environment)
     (out / RECIPE).write_bytes(wanted.data)
     manifest = Manifest(

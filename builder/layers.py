@@ -8,12 +8,14 @@ versions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from builder import cache, clock, config, ids, overlay, recipe
 from builder.config import Image
+from builder.later import Later
 from builder.lock import Lock, LockedPackage
 from builder.pool import Pool, make_repository
 from builder.sandbox import Environment, Sandbox
@@ -27,7 +29,10 @@ _SECTIONS = ("Distribution", "Output", "Content", "Build")
 
 @dataclass(frozen=True)
 class Context:
-    """What every step of a build needs. `work` is an empty folder of the build's own, removed by its owner."""
+    """What every step of a build needs. `work` is an empty folder of the build's own, removed by its owner.
+
+    What is given to `later` is done before the build ends. With `roomy` there is place in `work` for a layer more.
+    """
 
     root: Path
     lock: Lock
@@ -37,6 +42,8 @@ class Context:
     work: Path
     log: Path
     environment: Environment
+    later: Later = field(default_factory=Later)
+    roomy: bool = False
 
     @cached_property
     def clock(self) -> Path | None:
@@ -51,7 +58,10 @@ def masters(tools: Path) -> dict[str, str]:
 
 
 def build_layers(ctx: Context, role: str) -> Path:
-    """The tree with all packages of `role` and nothing of ours, from the cache where it is there; its path."""
+    """The tree with all packages of `role` and nothing of ours, from the cache where it is there; its path.
+
+    Where there is room, new layers get into the cache while the next one is built on what is in the working folder.
+    """
     below: Path | None = None
     parent: str | None = None
     for layer, sections in recipe.of_layers(ctx.root, role, ctx.lock).items():
@@ -63,8 +73,12 @@ def build_layers(ctx: Context, role: str) -> Path:
         if not cache.usable(target):
             image = config.load(ctx.root, layer)
             tree = _install(ctx, image, packages, below=below)
-            cache.keep(tree, target)
-        below, parent = target, layer
+            tree = cache.keep(tree, target, later=ctx.later if ctx.roomy else None)
+            if below is not None and below.is_relative_to(ctx.work):
+                ctx.later.do(shutil.rmtree, below)  # its copy comes first
+        else:
+            tree = target
+        below, parent = tree, layer
     assert below is not None
     return below
 

@@ -29,7 +29,7 @@ class Place(enum.Enum):
 
 
 def memory_needed(lock: Lock, role: str) -> int:
-    """Bytes that a build of `role` may take: packages unpack to about three times their size, and layers are copies."""
+    """Bytes that a build of `role` may take: packages unpack to four times their size, twice."""
     return sum(package.size for package in lock.of(role)) * _FACTOR
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -72,24 +73,34 @@ def resolve_all(shop: Shop, old: Lock | None, what: Update) -> Lock:
     pool = Pool(cache / "pool")
     where = mirrors.discover(shop.settings, epoch=old.epoch if old else None)
     tree = _old_tools(shop, old, pool, where)
-    with shop.progress.step("resolving packages"):
-        new = resolve.resolve(shop.root, old=old, update=what, where=where, pool=pool, cache=cache, tree=tree)
-    needed = pool.missing(new.of(tools.ROLE))
-    with shop.progress.step("fetching tools", total=sum(package.size for package in needed), unit="B") as step:
-        fetch.fetch_packages(pool, needed, where, advance=step.advance)
-    same_tools = (
-        old is not None and tools.key(old.of(tools.ROLE)) == tools.key(new.of(tools.ROLE)) and old.epoch == new.epoch
-    )
-    if same_tools and old is not None and tree is not None:
-        new = msgspec.structs.replace(new, tools_tree=old.tools_tree)
-    else:
-        with shop.progress.step("making the tools tree"):
-            new = msgspec.structs.replace(new, tools_tree=resolve.tools_tree_id(pool, new, cache))
-    if old is not None and not what.everything and old.requirements == new.requirements and old.wheels:
-        return msgspec.structs.replace(new, wheels=old.wheels)
-    with shop.progress.step("choosing wheels"):
-        tree = tools.ensure(pool, new, cache)
-        return msgspec.structs.replace(new, wheels=resolve.wheels(shop.root, new.requirements, tree))
+    wanted = resolve.requirement_hashes(shop.root)
+    choose = old is None or what.everything or old.requirements != wanted or not old.wheels
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        # Beside apt, in the tools tree of before: nearly always it is that of the new lock too.
+        early = executor.submit(resolve.wheels, shop.root, wanted, tree) if choose and tree is not None else None
+        with shop.progress.step("resolving packages"):
+            new = resolve.resolve(shop.root, old=old, update=what, where=where, pool=pool, cache=cache, tree=tree)
+        needed = pool.missing(new.of(tools.ROLE))
+        with shop.progress.step("fetching tools", total=sum(package.size for package in needed), unit="B") as step:
+            fetch.fetch_packages(pool, needed, where, advance=step.advance)
+        same_tools = (
+            old is not None
+            and tree is not None
+            and tools.key(old.of(tools.ROLE)) == tools.key(new.of(tools.ROLE))
+            and old.epoch == new.epoch
+        )
+        if same_tools and old is not None:
+            new = msgspec.structs.replace(new, tools_tree=old.tools_tree)
+        else:
+            with shop.progress.step("making the tools tree"):
+                new = msgspec.structs.replace(new, tools_tree=resolve.tools_tree_id(pool, new, cache))
+        if old is not None and not choose:
+            return msgspec.structs.replace(new, wheels=old.wheels)
+        with shop.progress.step("choosing wheels"):
+            if early is not None and same_tools:
+                return msgspec.structs.replace(new, wheels=early.result())
+            tree = tools.ensure(pool, new, cache)
+            return msgspec.structs.replace(new, wheels=resolve.wheels(shop.root, wanted, tree))
 
 
 def _old_tools(shop: Shop, old: Lock | None, pool: Pool, where: mirrors.Mirrors) -> Path | None:

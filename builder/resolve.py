@@ -439,12 +439,15 @@ def wheels(root: Path, sets: dict[str, str], tree: Path) -> list[LockedWheel]:
 
     from builder.wheels import pip
 
+    def report(name: str) -> str:
+        words = ("install", "--dry-run", "--ignore-installed", "--no-deps", "--report", "-")
+        return pip(tree, root, *words, requirements=name)
+
     found: dict[str, LockedWheel] = {}
-    for name in sets:
-        report = pip(
-            tree, root, "install", "--dry-run", "--ignore-installed", "--no-deps", "--report", "-", requirements=name
-        )
-        items = msgspec.json.decode(report)["install"]
+    with ThreadPoolExecutor() as executor:
+        reports = dict(zip(sets, executor.map(report, sets), strict=True))
+    for name, text in reports.items():
+        items = msgspec.json.decode(text)["install"]
         for item in items:
             file = item["download_info"]["url"].rpartition("/")[2].partition("#")[0]
             digest = item["download_info"]["archive_info"]["hashes"]["sha256"]

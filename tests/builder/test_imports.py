@@ -33,7 +33,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(Path(filename).name)
         return parse(source, filename=filename)
 
-    monkeypatch.setattr(imports.ast, "parse", counting)
+    monkeypatch.setattr(ast, "parse", counting)
     return names
 
 
