@@ -64,7 +64,6 @@ def files(root: Path, services: list[str], *, imports: Imports | None = None) ->
         found.add(str(source.relative_to(root)))
         for name in imports.of(source, module):
             wanted += _with_parents(name)
-    imports.save()
     return sorted([*found, *_shared_data(root, found), *units(root, services)])
 
 

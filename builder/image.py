@@ -95,6 +95,7 @@ def plan(shop: Shop, role: str) -> Recipe:
 def build(shop: Shop, role: str) -> Built:
     """The version of `role` that the checkout and the lock describe, built when the store has it not."""
     wanted = plan(shop, role)
+    shop.imports.save()
     ref = Ref(role, recipe.version(wanted, shop.lock))
     store = shop.store
     if store.have(ref.role, ref.version):

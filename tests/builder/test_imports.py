@@ -37,19 +37,27 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+def _files(root: Path, memory: Path) -> list[str]:
+    """As a build does it: what was found is saved."""
+    known = Imports(memory)
+    found = closure.files(root, ["one"], imports=known)
+    known.save()
+    return found
+
+
 def test_a_second_run_parses_nothing(root: Path, memory: Path, parsed: list[str]) -> None:
-    first = closure.files(root, ["one"], imports=Imports(memory))
+    first = _files(root, memory)
     assert len(parsed) >= 5
     parsed.clear()
-    assert closure.files(root, ["one"], imports=Imports(memory)) == first
+    assert _files(root, memory) == first
     assert parsed == []
 
 
 def test_one_edit_parses_one_file_and_is_seen(root: Path, memory: Path, parsed: list[str]) -> None:
-    closure.files(root, ["one"], imports=Imports(memory))
+    _files(root, memory)
     parsed.clear()
     checkout.write(root, "services/common/shared.py", "import services.common.unused\n")
-    assert "services/common/unused.py" in closure.files(root, ["one"], imports=Imports(memory))
+    assert "services/common/unused.py" in _files(root, memory)
     assert "shared.py" in parsed
     assert "app.py" not in parsed
 
@@ -67,7 +75,7 @@ def test_a_module_that_does_not_parse_is_not_remembered(root: Path, memory: Path
     checkout.write(root, "services/one/app.py", "def broken(:\n")
     for _ in range(2):
         with pytest.raises(InputError) as caught:
-            closure.files(root, ["one"], imports=Imports(memory))
+            _files(root, memory)
         assert caught.value.code == "service.syntax"
 
 
@@ -76,22 +84,22 @@ def test_a_damaged_memory_or_another_programs_is_begun_anew(root: Path, memory: 
     right = closure.files(root, ["one"])
     memory.parent.mkdir()
     memory.write_bytes(content)
-    assert closure.files(root, ["one"], imports=Imports(memory)) == right
-    assert closure.files(root, ["one"], imports=Imports(memory)) == right
+    assert _files(root, memory) == right
+    assert _files(root, memory) == right
     assert memory.read_bytes() != content
 
 
 def test_a_memory_that_grew_too_long_is_begun_anew(
     root: Path, memory: Path, parsed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    closure.files(root, ["one"], imports=Imports(memory))
+    _files(root, memory)
     parsed.clear()
     monkeypatch.setattr(imports, "LIMIT", 1)
-    closure.files(root, ["one"], imports=Imports(memory))
+    _files(root, memory)
     assert parsed
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     right = closure.files(root, ["one"])
-    assert closure.files(root, ["one"], imports=Imports(tmp_path / "file" / imports.NAME)) == right
+    assert _files(root, tmp_path / "file" / imports.NAME) == right
