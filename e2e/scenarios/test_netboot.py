@@ -114,7 +114,7 @@ def test_its_credentials_are_given_once(by_hand: Story) -> None:
 @pytest.mark.parametrize("register", [register_by_hand, register_by_lldp])
 def test_a_stranger_with_uefi_registers_and_boots(labs: Labs, register: Callable[[Story], None]) -> None:
     labs.close()
-    with Lab(hall("uefi"), settings=labs.settings, name=f"netboot-{register.__name__}") as lab:
+    with Lab(hall("uefi"), settings=labs.settings, name=f"netboot-{register.__name__.replace('_', '-')}") as lab:
         story = begin(lab)
         register(story)
         story.seat.wait_ready(seconds=SECONDS)

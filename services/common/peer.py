@@ -1,7 +1,8 @@
 """Who is on the other end of a connection, and how long it may keep us waiting.
 
 uvicorn shows an application neither the socket nor the kernel's word on the caller. `PeerProtocol` is its HTTP/1.1
-protocol with four things added, all at the connection, before the first byte is believed:
+protocol with four things added, all at the connection, before the first byte is believed; and answers leave whole
+(`Gathering`):
 
 - with TLS, the subject of the certificate that the caller has shown, which OpenSSL has verified: `certificate_of`.
 - on a unix socket, the caller's credentials (SO_PEERCRED and SO_PEERGROUPS, unix(7)) become `peer_of(request)`. They
@@ -17,7 +18,7 @@ import grp
 import socket
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from starlette.requests import HTTPConnection
@@ -27,6 +28,7 @@ from uvicorn.server import ServerState
 
 HEADER_SECONDS = 10.0
 MAX_TCP = 256
+GATHERED = 64 * 1024
 _KEY = "backline.peer"
 _CERTIFICATE = "backline.certificate"
 _SHORT = {"commonName": "CN", "organizationalUnitName": "OU"}
@@ -89,6 +91,43 @@ def credentials(connection: socket.socket) -> Peer | None:
     return Peer(pid, uid, gid, struct.unpack(f"{len(raw) // 4}I", raw))
 
 
+class Gathering:
+    """A transport that sends what is written in one turn of the event loop as one, in one system call.
+
+    uvicorn writes the head and the body of an answer one after the other; each call costs a short answer as much as all
+    of its parsing. What is written is never held for longer than the turn, nor more of it than `GATHERED` bytes.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes] = []
+        self._size = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send `data` at the end of the turn, after what was written before."""
+        if not self._held:
+            self._loop.call_soon(self.flush)
+        self._held.append(data)
+        self._size += len(data)
+        if self._size >= GATHERED:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is held."""
+        data, self._held, self._size = b"".join(self._held), [], 0
+        if data:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Close after what is held."""
+        self.flush()
+        self._transport.close()
+
+
 class PeerProtocol(H11Protocol):
     """uvicorn's HTTP/1.1, with credentials, a deadline for headers and a limit for TCP. One instance a connection."""
 
@@ -105,6 +144,7 @@ class PeerProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.transport = cast("asyncio.Transport", Gathering(transport, self.loop))
         connection = transport.get_extra_info("socket")
         peer = None if connection is None else credentials(connection)
         tls = transport.get_extra_info("ssl_object")
