@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from builder.aside import disk_bytes, disk_errors, remove_tree
+from builder.aside import disk_bytes, disk_errors, remove_tree, sync
 from builder.locking import try_lock
 from builder.store import Problem, Store
 from builder.wanted import EVERY_ROLE, Roots
@@ -406,10 +406,12 @@ def _delete(item: Item, store: Store) -> str | None:
 
 
 def _put_aside(path: Path, aside: Path) -> Path:
-    """Rename `path` to `aside` and return where it is now: in place, no longer a version, where there is no room."""
+    """Rename `path` to `aside`, on disk, and return where it is now: in place, no longer a version, without room."""
     try:
         aside.parent.mkdir(exist_ok=True)
-        return path.rename(aside)
+        path.rename(aside)
+        sync(path.parent)  # else its files might go before it does
+        return aside
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -36,6 +36,7 @@ class Capability(enum.Enum):
     PODMAN = "podman"
     CHROMIUM = "chromium"
     LIBNFS = "libnfs"
+    HELD_CALLS = "held system calls"
 
 
 HINTS = {
@@ -43,6 +44,7 @@ HINTS = {
     Capability.CGROUP2: "mount -t cgroup2 cgroup2 /sys/fs/cgroup",
     Capability.NSPAWN: "run `make setup`",
     Capability.NETEM: "a kernel with sch_netem; without it frames cannot be delayed",
+    Capability.HELD_CALLS: "a kernel and a container that let processes listen to each other's calls (seccomp_unotify)",
     Capability.KVM: "QEMU emulates the processor instead, which is slow",
     Capability.QEMU: "run `make setup`",
     Capability.UEFI: "run `make setup`",
@@ -119,6 +121,7 @@ def probe() -> Found:
     attempt(Capability.CHROMIUM, program("chromium"))
     attempt(Capability.LIBNFS, program("nfs-cat"))
     attempt(Capability.UEFI, lambda: [path.stat() for path in OVMF])
+    attempt(Capability.HELD_CALLS, _held_calls)
     attempt(Capability.TUN, lambda: os.close(os.open("/dev/net/tun", os.O_RDWR)))
     attempt(Capability.KVM, _kvm)
     if not attempt(Capability.ROOT, is_root):
@@ -154,6 +157,13 @@ truncate --size=2M /run/lab/loop
 device=$(losetup --find --show /run/lab/loop)
 losetup --detach "$device"
 """
+
+
+def _held_calls() -> None:
+    """Tests look at a process between its system calls (tests/watched.py), on x86-64 only."""
+    actions = Path("/proc/sys/kernel/seccomp/actions_avail").read_text().split()
+    if "user_notif" not in actions or os.uname().machine != "x86_64":
+        raise HostError("lan.capability", "seccomp has no user_notif here")
 
 
 def _kvm() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from tests.postgres import DATABASES, postgresql, postgresql_server, shop
 
 __all__ = ["database_url", "postgresql", "postgresql_server", "shop"]
 
-EMULATED = ("test_pxe.py", "test_netboot.py", "test_damaged_root.py")
+EMULATED = ("test_pxe.py", "test_netboot.py", "test_damaged_root.py", "test_power_cut.py")
 """Files whose machines run in QEMU: each takes a processor, so only one at a time."""
 
 
@@ -56,3 +59,14 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/test.db"
     return str(request.getfixturevalue("postgresql"))
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: SIGKILL does not need a disk, and a busy one makes each step slow."""
+    shared = Path("/dev/shm")
+    if not os.access(shared, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=shared, prefix="backline-crash-") as folder:
+        yield Path(folder)

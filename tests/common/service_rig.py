@@ -16,6 +16,8 @@ from subprocess import Popen
 from services.common.process import running, spawn
 
 ROOT = Path(__file__).parents[2]
+READY_SECONDS = 15.0
+"""How long a service may take to be ready; an emulated processor needs more."""
 DEMO = (sys.executable, "-m", "tests.common.demo_service")
 
 # Puts the passed descriptors to 3 and up, writes its own pid into LISTEN_PID, and becomes the service.
@@ -129,7 +131,7 @@ def activated(
         lan.close()
         if ready:
             try:
-                notify.wait_for("READY")
+                notify.wait_for("READY", seconds=READY_SECONDS)
             except TimeoutError:
                 raise AssertionError(errors.read_text()) from None
         yield Service(process, notify, path, port, errors)

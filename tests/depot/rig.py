@@ -21,6 +21,7 @@ from services.common.statement import Statement
 from services.common.tokens import CREDENTIAL
 from services.common.versions import Ref
 from services.depot.client import Depot
+from services.depot.files import Files
 from services.depot.schema import NewPublication, NewUpload, Version
 from tests.common.service_rig import Service, activated
 from tests.netboot import rig as netboot_rig
@@ -212,3 +213,15 @@ def delta_of(served: Path, ref: Ref, old: str, name: str) -> dict[str, object]:
     """What is said of a delta, as a receiver reads it."""
     made: dict[str, object] = json.loads((served / f"deltas/{ref.role}/{ref.version}/{old}/{name}.json").read_bytes())
     return made
+
+
+def serves(files: Files, made: Image) -> bool:
+    """Whether nginx would serve all of it, byte by byte; false when it would serve nothing of it."""
+    folder = files.images / made.ref.role / made.ref.version
+    if not folder.exists():
+        return False
+    names = {"root.erofs", "root.verity", "vmlinuz", "initrd"} & made.files.keys()
+    assert {path.name for path in folder.iterdir()} == names | {"manifest.json", "manifest.json.anna.sig"}
+    assert all((folder / name).read_bytes() == made.files[name] for name in names)
+    assert (folder / "manifest.json").read_bytes() == made.manifest
+    return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,7 @@ import pytest
 from services.common.errors import BacklineError, BusyError, HostError, InputError, IntegrityError, MissingError
 from services.common.versions import Ref
 from services.depot.files import Files, ref_of
-from tests.depot.rig import ONE, TWO, Image, image
-
-ROOT = Path(__file__).parents[2]
+from tests.depot.rig import ONE, TWO, Image, image, serves
 
 
 @pytest.fixture
@@ -30,18 +27,6 @@ def bring(files: Files, made: Image, **instead: bytes) -> None:
     for name, begin in (files.begin(made.ref, made.manifest, {"anna": b"sig"}) or {}).items():
         with files.receive(made.ref, name, begin) as sink:
             sink.write(other.get(name, made.files[name])[begin:])
-
-
-def serves(files: Files, made: Image) -> bool:
-    """Whether nginx would serve all of it, byte by byte; false when it would serve nothing of it."""
-    folder = files.images / made.ref.role / made.ref.version
-    if not folder.exists():
-        return False
-    names = {"root.erofs", "root.verity", "vmlinuz", "initrd"} & made.files.keys()
-    assert {path.name for path in folder.iterdir()} == names | {"manifest.json", "manifest.json.anna.sig"}
-    assert all((folder / name).read_bytes() == made.files[name] for name in names)
-    assert (folder / "manifest.json").read_bytes() == made.manifest
-    return True
 
 
 def test_a_version_is_served_when_it_is_complete_and_not_before(files: Files) -> None:
@@ -224,32 +209,3 @@ def test_a_full_disk_says_so_before_the_first_byte_or_later_and_the_upload_goes_
         assert serves(files, made)
     finally:
         subprocess.run(["umount", root], check=True)
-
-
-def test_killed_at_any_step_it_serves_whole_versions_only_and_the_next_one_finishes(tmp_path: Path) -> None:
-    """Bringing a version and deleting it, killed before each step that changes the disk."""
-    one, two = image(ONE), image(TWO)
-    seen = []
-    for last in range(100):
-        root = tmp_path / str(last)
-        files = Files(root)
-        files.prepare()
-        bring(files, one)
-        files.complete(one.ref)
-        argv = [sys.executable, "-m", "tests.depot.dying", str(root), str(last)]
-        done = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
-        seen.append(done.stdout.strip())
-        again = Files(root)
-        again.prepare()
-        assert serves(again, one)
-        whole = serves(again, two)  # asserts that it is whole, where it is
-        assert whole == (again.find(two.ref) is not None)
-        if done.returncode == 0:
-            assert not whole
-            break
-        bring(again, two)
-        again.complete(two.ref)
-        assert serves(again, two)
-        assert [path.name for path in again.work.iterdir()] == []
-    assert {"upload", "rename", "sync places", "remove from images", "remove from deltas", ""} <= set(seen)
-    assert any(step.startswith("bring root.erofs from 150") for step in seen)

@@ -170,7 +170,7 @@ class Rig:
         """Versions of a role, with a /var of many files."""
         for version in (OLD, NEW, FAILING, HANGING):
             image = self.disk / "images" / ROLE / version
-            image.mkdir(parents=True)
+            image.mkdir(parents=True, exist_ok=True)
             (image / "root.erofs").touch()
             var = self.iron.trees / ROLE / version / "var"
             (var / "lib").mkdir(parents=True)

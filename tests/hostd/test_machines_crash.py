@@ -2,16 +2,13 @@
 
 The table is generated: every operation is run once to learn its steps, and then killed at each of them. What comes up
 is asked twice: what the units of the running iron make of it, and what the iron makes of it after a restart. It stands
-in docs/machines.md, and BACKLINE_CRASH_TABLE=1 writes it there anew.
+in docs/crash-table.md, and BACKLINE_CRASH_TABLE=1 writes it there anew.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,11 +17,11 @@ import pytest
 from services.common.errors import BacklineError
 from services.common.process import run
 from tests.crash import Victims
+from tests.crash_table import END, Disk, Row, compare, lines
 from tests.hostd.dying_machine import OPERATIONS, prepare
 from tests.hostd.machines_rig import FULL, NAME, NEW, OLD, Rig
 
 MODULE = "tests.hostd.dying_machine"
-PAGE = Path(__file__).parents[2] / "docs/machines.md"
 AFTER = {"create": OLD, "upgrade": NEW, "upgrade that fails": OLD, "upgrade that hangs": OLD, "revert": OLD, "stop": ""}
 BEFORE = {
     "create": "",
@@ -40,17 +37,6 @@ BEFORE = {
 def victims() -> Iterator[Victims]:
     with Victims(MODULE) as program:
         yield program
-
-
-@pytest.fixture
-def memory(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory where there is one: SIGKILL does not need a disk, and a busy one makes each step slow."""
-    shared = Path("/dev/shm")
-    if not os.access(shared, os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=shared, prefix="backline-crash-") as folder:
-        yield Path(folder)
 
 
 def check_whole(rig: Rig, operation: str) -> str:
@@ -76,24 +62,6 @@ def check_whole(rig: Rig, operation: str) -> str:
         # Tried, as the record says, need not mean that it had come to write.
         assert rig.written(kept.var)[-1] in (kept.version, OLD)
     return "after" if version == AFTER[operation] and version != BEFORE[operation] else "before"
-
-
-def compare(operation: str, rows: list[tuple[str, str, str]]) -> None:
-    """The page has this operation's part of the table."""
-    lines = []
-    for (unit, iron), group in itertools.groupby(rows, key=lambda row: row[1:]):
-        names = [row[0] for row in group]
-        steps = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]} ({len(names)} steps)"
-        lines.append(f"| {operation} | {steps} | {unit} | {iron} |\n")
-    text = PAGE.read_text()
-    found = [line for line in text.splitlines(keepends=True) if line.startswith(f"| {operation} | ")]
-    if os.environ.get("BACKLINE_CRASH_TABLE"):
-        before, head, rest = text.partition("<!-- rows of the crash table -->\n| operation")
-        table, end, after = rest.partition("<!-- end of the crash table -->")
-        kept = [line for line in table.splitlines(keepends=True) if not line.startswith(f"| {operation} | ")]
-        PAGE.write_text(before + head + "".join([*kept, *lines]) + end + after)
-        return
-    assert found == lines, "BACKLINE_CRASH_TABLE=1 writes the table again"
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -129,17 +97,7 @@ def test_killed_at_any_step_a_machine_is_as_before_or_as_after(operation: str, v
         assert {row[1] for row in rows[planned:]} == {"after"}
         assert {row[2] for row in rows[:committed]} == {"before"}
         assert {row[2] for row in rows[committed:]} == {"after"}
-    compare(operation, rows)
-
-
-@contextlib.contextmanager
-def mounted(image: Path, place: Path) -> Iterator[Path]:
-    place.mkdir(exist_ok=True)
-    run(["mount", "-o", "loop", image, place])
-    try:
-        yield place
-    finally:
-        run(["umount", place])
+    compare("machines", operation, lines(operation, [Row(*row) for row in rows]))
 
 
 @pytest.mark.images
@@ -147,26 +105,24 @@ def mounted(image: Path, place: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_power_cut_at_any_step_leaves_a_machine_as_before_or_as_after(operation: str, tmp_path: Path) -> None:
     """The machines lie on an ext4 of their own; a copy of its file is what a disk would hold at that moment."""
-    disk, place = tmp_path / "disk.ext4", tmp_path / "mounted"
-    run(["truncate", "--size=24M", disk])
-    run(["mkfs.ext4", "-q", "-m0", disk])
+    disk = Disk(tmp_path)
     folder = tmp_path / "folder"
     folder.mkdir()
     cuts: list[tuple[str, Path]] = []
 
     def cut(name: str) -> None:
-        copy = tmp_path / f"cut-{len(cuts)}"
-        run(["cp", "--sparse=always", disk, copy])
-        cuts.append((name, copy))
+        cuts.append((name, disk.cut(f"cut-{len(cuts)}")))
 
-    with mounted(disk, place):
+    with disk.mounted() as place:
+        place.mkdir()
         prepare(Rig(folder, disk=place), operation)
         run(["sync", "--file-system", place])
         with contextlib.suppress(BacklineError):
             OPERATIONS[operation](Rig(folder, disk=place, step=cut))
+        cut(END)
     seen = []
     for _, copy in cuts:
-        with mounted(copy, place):
+        with disk.mounted(copy) as place:
             rig = Rig(folder, disk=place)
             world = rig.iron.world
             world.starts = []
@@ -186,4 +142,9 @@ def test_a_power_cut_at_any_step_leaves_a_machine_as_before_or_as_after(operatio
         copy.unlink()
     switch = seen.index(AFTER[operation]) if AFTER[operation] in seen else len(seen)
     assert seen == [BEFORE[operation]] * switch + [AFTER[operation]] * (len(seen) - switch), "it went back and forth"
-    assert os.geteuid() == 0
+    different = AFTER[operation] != BEFORE[operation]
+    outcomes = ["after" if different and version == AFTER[operation] else "before" for version in seen]
+    made = [Row(name, outcome, "") for (name, _), outcome in zip(cuts, outcomes, strict=True)]
+    compare(
+        "machines-cut", operation, [f"{line.removesuffix(' |  |' + chr(10))} |\n" for line in lines(operation, made)]
+    )

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import threading
 from pathlib import Path
+
+import httpx2
 
 from netboot.client import Netboot
 from netboot.schema import Action, Channel, ChannelChange, Extension, NewPointer, Rollback
@@ -33,6 +36,14 @@ def move(address: str, stop: threading.Event, answered: list[Channel]) -> None:
             answered.append(client.switch_channel("stable", NewPointer(version=ONE, why="committed")))
 
 
+def watch(address: str, stop: threading.Event, scripts: list[str]) -> None:
+    """A seat that asks what to boot, again and again, until netboot is gone."""
+    with contextlib.suppress(httpx2.HTTPError), Netboot(address) as client:
+        while not stop.is_set():
+            answer = client._http.get("/boot/52:54:00:00:00:01")
+            scripts.append(answer.raise_for_status().text)
+
+
 def same(channel: Channel, line: ChannelChange) -> bool:
     """Whether the pointer is as a line of its history has it."""
     return (channel.current, channel.previous, channel.commit_by, channel.generation) == (
@@ -50,16 +61,22 @@ def test_a_move_is_whole_or_never_was(tmp_path: Path) -> None:
         publish(client, TWO, channel=None)
         client.switch_channel("stable", NewPointer(version=ONE))
     seen, before = 0, 1
+    scripts: list[str] = []
     for _ in range(KILLS):
         answered: list[Channel] = []
         with serving_netboot(tmp_path, 3) as service:
             stop = threading.Event()
-            thread = threading.Thread(target=move, args=(service.unix, stop, answered))
-            thread.start()
+            threads = [
+                threading.Thread(target=move, args=(service.unix, stop, answered)),
+                threading.Thread(target=watch, args=(service.unix, stop, scripts)),
+            ]
+            for thread in threads:
+                thread.start()
             stop.wait(0.2 + moves.random() / 2)
             service.process.kill()
             stop.set()
-            thread.join()
+            for thread in threads:
+                thread.join()
         with serving_netboot(tmp_path, 3) as service, Netboot(service.unix) as client:
             (channel,) = client.channels().channels
             newest, *older = client.channel_history("stable").changes
@@ -77,3 +94,8 @@ def test_a_move_is_whole_or_never_was(tmp_path: Path) -> None:
             assert f"backline.version={channel.current}" in script
         seen += len(answered)
     assert seen > KILLS
+    asked = [set(re.findall(r"[0-9]{8}\.[0-9a-f]{12}", script)) for script in scripts]
+    assert len(asked) > KILLS
+    assert all(versions in ({ONE}, {TWO}) for versions in asked), (
+        "every script is of one version, and of one of the two"
+    )

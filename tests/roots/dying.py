@@ -1,50 +1,67 @@
-"""Pulls or removes a version, and kills itself with SIGKILL before step K.
-
-`python -m tests.roots.dying pull|remove FOLDER DEPOT PUBLICATION SIGNERS K [BASE]`
-"""
+"""A root file server that pulls and collects, and dies on the way: the program of `tests.watched.Victims`."""
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from services.common import statement as statements
 from services.common.codec import decode_json
-from services.common.signing import read_signers
 from services.common.statement import Publication
-from services.common.versions import Ref
 from services.roots.held import Folder
-from services.roots.pull import Pull
-from services.roots.remote import Depot
+from services.roots.keeper import Keeper
+from services.roots.schema import GcRequest, Settings
+from tests.roots.rig import HALL
+from tests.watched import serve
 
 
-class Fuse:
-    """A hook that ends the process at the k-th step."""
+def start(root: Path, depot: str, netboot: str, signers: Path) -> Keeper:
+    """The service over a folder, as far as it does something to it: started, everything checked."""
+    settings = Settings(
+        host="rhfs01",
+        numbers=[0, 1],
+        hall=HALL,
+        folder=root,
+        depot=depot,
+        netboot=netboot,
+        signers=signers,
+        keep=0,
+        reserve_bytes=0,
+    )
+    # No time passes: how often it tells the depot how far it is would be another number of steps in each run.
+    keeper = Keeper(settings, Folder(root), clock=lambda: 0.0)
+    keeper.check()
+    keeper.confirm()
+    return keeper
 
-    def __init__(self, steps: int) -> None:
-        self.left = steps
 
-    def __call__(self, step: str) -> None:
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.left -= 1
+def read(files: Sequence[str]) -> list[Publication]:
+    """Publications that lie in files."""
+    return [decode_json(Path(file).read_bytes(), Publication) for file in files]
 
 
-def main(what: str, root: str, url: str, file: str, signers: str, steps: str, *bases: str) -> None:
-    publication = decode_json(Path(file).read_bytes(), Publication)
-    statement = statements.decode(publication.statement)
-    ref = Ref(statement.role, statement.version)
-    folder = Folder(Path(root), hook=Fuse(int(steps)))
-    folder.prepare()
-    if what == "remove":
-        folder.remove(ref)
-        return
-    with Depot(url) as depot:
-        held = [Ref(ref.role, base) for base in bases]
-        Pull(folder, depot, publication, signers=read_signers(Path(signers)), bases=held).run()
+def take(keeper: Keeper, publications: Sequence[Publication]) -> None:
+    """As when the depot's feed tells of them."""
+    keeper.take(publications)
+
+
+def collect(keeper: Keeper, publications: Sequence[Publication]) -> None:
+    """As `backline root gc` does, once it is known what is published."""
+    keeper.take(publications)
+    keeper.collect(GcRequest())
+
+
+def remove(keeper: Keeper, publications: Sequence[Publication]) -> None:
+    """As `backline root rm` does for the oldest."""
+    keeper.take(publications)
+    keeper.remove(keeper.held()[-1])
+
+
+OPERATIONS = {"pull": take, "pull by a delta": take, "collect": collect, "remove": remove}
+
+
+def _run(operation: str, *, root: str, depot: str, netboot: str, signers: str, publications: list[str]) -> None:
+    OPERATIONS[operation](start(Path(root), depot, netboot, Path(signers)), read(publications))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    serve({name: lambda name=name, **more: _run(name, **more) for name in OPERATIONS})

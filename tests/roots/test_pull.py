@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +15,6 @@ from services.common.errors import BacklineError, HostError, IntegrityError, Mis
 from services.roots.held import Folder
 from services.roots.remote import Depot
 from tests.roots.rig import SIZE, Hall, noise, same
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_a_version_is_held_with_the_very_bytes_that_were_signed(hall: Hall) -> None:
@@ -227,68 +223,6 @@ def test_removing_needs_no_room(hall: Hall, tmp_path: Path) -> None:
         assert folder.free() == 0
         folder.remove(one)
         assert folder.free() > SIZE * 0.9
-
-
-# Deaths
-
-
-def die(hall: Hall, what: str, publication: Path, steps: int, *more: str) -> bool:
-    """Do something in a process that dies before step `steps`; whether it came to its end."""
-    argv = [sys.executable, "-m", "tests.roots.dying", what, str(hall.held.root), hall.server.url, str(publication)]
-    done = subprocess.run([*argv, str(hall.signers), str(steps), *more], cwd=ROOT, check=False)
-    assert done.returncode in (0, -signal.SIGKILL)
-    return done.returncode == 0
-
-
-@pytest.mark.parametrize("base", [False, True], ids=["whole", "delta"])
-def test_a_pull_that_is_killed_at_any_step_is_wholly_before_or_after(hall: Hall, tmp_path: Path, base: bool) -> None:
-    from services.common.codec import encode_json
-
-    old = hall.version(root=noise(1))
-    new = hall.version(root=noise(1)[:-1000] + noise(2, 1000))
-    file = tmp_path / "publication.json"
-    file.write_bytes(encode_json(hall.publication(new)))
-    if base:
-        hall.pull(hall.publication(old))
-        hall.delta(new, old)
-    bases = [old.version] if base else []
-    steps, ended, seen = 0, False, set()
-    while not ended:
-        ended = die(hall, "pull", file, steps, *bases)
-        folder = Folder(hall.held.root)
-        seen.add(folder.have(new))
-        if folder.have(new):  # what is there is whole
-            folder.verify(new, [hall.signer])
-        if base:
-            folder.verify(old, [hall.signer])
-        assert die(hall, "pull", file, 1000, *bases), "what was left is gone on with"
-        assert same(hall, hall.held, new)
-        assert list(hall.held.trash.iterdir()) == []
-        hall.held.remove(new)
-        steps += 1
-    assert steps > 10
-    assert seen == {True, False}
-
-
-def test_a_removal_that_is_killed_at_any_step_is_wholly_before_or_after(hall: Hall, tmp_path: Path) -> None:
-    from services.common.codec import encode_json
-
-    ref = hall.version()
-    publication = hall.publication(ref)
-    file = tmp_path / "publication.json"
-    file.write_bytes(encode_json(publication))
-    ended, steps, seen = False, 0, set()
-    while not ended:
-        hall.pull(publication)
-        ended = die(hall, "remove", file, steps)
-        folder = Folder(hall.held.root)
-        seen.add(folder.have(ref))
-        if folder.have(ref):
-            folder.verify(ref, [hall.signer])
-        folder.prepare()
-        assert list(folder.trash.iterdir()) == []
-        steps += 1
-    assert seen == {True, False}
 
 
 def test_an_unreachable_depot_is_said_to_be(hall: Hall) -> None:
