@@ -36,11 +36,17 @@ OPTIONS = "loop,noauto_da_alloc,commit=600,noatime"
 class Case(Protocol):
     """An operation on a folder. All methods raise AssertionError for a half of anything."""
 
-    operation: str
-    names: Mapping[str, str]
-    """What to call that which has another name in each run."""
-    asides: Sequence[str]
-    """Folders below the root whose content counts for nothing after a cut."""
+    @property
+    def operation(self) -> str:
+        """What the program calls it."""
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """What to call that which has another name in each run."""
+
+    @property
+    def asides(self) -> Sequence[str]:
+        """Folders below the root whose content counts for nothing after a cut."""
 
     def prepare(self, root: Path) -> None:
         """Make what is there before. Done once; each run begins with a copy, at another place."""

@@ -19,7 +19,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,13 +30,6 @@ from services.common.versions import Ref, human, make_ref
 from services.depot.schema import SERVED
 
 _ROOM = "`backline depot gc --plan` says what is kept and why; `backline depot rm ROLE/VERSION` deletes one version"
-
-Hook = Callable[[str], None]
-"""Called with a name before each step that changes the disk; tests die in it."""
-
-
-def no_hook(step: str, /) -> None:
-    """The hook of every day: nothing happens."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +68,12 @@ def ref_of(role: str, version: str) -> Ref:
 class Files:
     """The folder at `root`. Safe to use from several threads of one process; one process at a time."""
 
-    def __init__(self, root: Path, *, hook: Hook = no_hook) -> None:
+    def __init__(self, root: Path) -> None:
         self.root = root
         self.images = root / "files/images"
         self.deltas = root / "files/deltas"
         self.work = root / "work"
         self._incoming = root / "incoming"
-        self._hook = hook
         self._lock = threading.Lock()
         self._receiving: set[Path] = set()
         self._read: dict[Ref, Whole] = {}
@@ -94,6 +86,10 @@ class Files:
                 make_folders(folder)
             for folder in (self._incoming, self.work):
                 folder.mkdir(mode=0o700, exist_ok=True)
+            for role in names_in(self.deltas):
+                for version in names_in(self.deltas / role):
+                    if not (self.images / role / version).is_dir():  # it died while it deleted that version
+                        self._throw(self.deltas / role / version)
 
     # Reading
 
@@ -159,13 +155,11 @@ class Files:
     def _missing(self, ref: Ref, manifest: Manifest, data: bytes, signatures: Mapping[str, bytes]) -> dict[str, int]:
         folder = self._incoming / ref.role / ref.version
         if folder.is_dir() and _content(folder / manifests.NAME) != data:
-            self._hook("another upload")
             shutil.rmtree(folder)
         if not folder.is_dir():
             folder.parent.mkdir(mode=0o700, exist_ok=True)
             folder.mkdir(mode=0o700)
-        self._hook("upload")
-        write_whole(folder / manifests.NAME, data, hook=self._hook)
+        write_whole(folder / manifests.NAME, data)
         self._add_signatures(folder, signatures)
         for name, artefact in served(manifest).items():
             if not (folder / name).exists() and (same := self._same(ref.role, artefact)) is not None:
@@ -198,7 +192,7 @@ class Files:
         for signer, signature in signatures.items():
             path = folder / f"{manifests.NAME}.{signer}.sig"
             if _content(path) != signature:
-                write_whole(path, signature, hook=self._hook)
+                write_whole(path, signature)
 
     @contextlib.contextmanager
     def receive(self, ref: Ref, name: str, offset: int) -> Iterator[Sink]:
@@ -257,7 +251,6 @@ class Files:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
         if digest != artefact.sha256:
-            self._hook(f"discard {path.name}")
             path.unlink()
             message = f"{path.name} of {ref} is not what its manifest says: SHA-256 {digest[:12]}..."
             raise IntegrityError("depot.hash", message, hint="it was thrown away; bring it again")
@@ -272,11 +265,8 @@ class Files:
                 path.chmod(0o444)
         folder.chmod(0o755)
         os.utime(folder / manifests.NAME)  # when it came here
-        self._hook("sync")
         sync(folder)
-        self._hook("rename")
         folder.rename(target)
-        self._hook("sync places")
         sync(target.parent)
         sync(folder.parent)
 
@@ -290,12 +280,14 @@ class Files:
         with self._lock, disk_errors(self.root):
             self.need(ref)
             for kind in (self.images, self.deltas):
-                gone = self.work / f"gone-{secrets.token_hex(6)}"
-                self._hook(f"remove from {kind.name}")
                 with contextlib.suppress(FileNotFoundError):
-                    (kind / ref.role / ref.version).rename(gone)
-                    sync(kind / ref.role)
-                    shutil.rmtree(gone)
+                    self._throw(kind / ref.role / ref.version)
+
+    def _throw(self, folder: Path) -> None:
+        gone = self.work / f"gone-{secrets.token_hex(6)}"
+        folder.rename(gone)
+        sync(folder.parent)
+        shutil.rmtree(gone)
 
     def forget_uploads(self, *, older: float) -> list[Ref]:
         """Delete uploads that nobody has touched for `older` seconds."""
@@ -379,16 +371,14 @@ def make_folders(path: Path) -> None:
         sync(path.parent)
 
 
-def write_whole(path: Path, data: bytes, *, hook: Hook = no_hook) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Write a small file that everybody may read: it is there whole or not at all."""
     aside = path.with_name(f".{path.name}.new")
-    hook(f"write {path.name}")
     with aside.open("wb") as file:
         file.write(data)
         file.flush()
         os.fchmod(file.fileno(), 0o444)
         os.fsync(file.fileno())
-    hook(f"rename {path.name}")
     aside.rename(path)
     sync(path.parent)
 

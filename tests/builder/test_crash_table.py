@@ -76,19 +76,20 @@ class Operation:
         self.look(root)
         store = Store(root)
         there = self.ref in store.refs()
-        done = {
-            "pin, make current": store.current("gw") == self.ref,
-            "collect": not there,
-        }.get(self.operation, there)
-        if self.operation == "pin, make current" and not done and store.wanted.pins()["keep"] == self.ref:
-            done = None
+        if self.operation == "pin, make current":
+            marks = (store.wanted.pins()["keep"] == self.ref, store.current("gw") == self.ref)
+            said = {(False, False): "before", (True, False): "the pin after, the other before", (True, True): "after"}[
+                marks
+            ]
+        else:
+            said = "after" if there == self.comes else "before"
         OPERATIONS[self.operation](store, self.staged, self.ref)
         self.look(root)
         assert (self.ref in store.refs()) == (self.operation != "collect")
         assert list(store.aside.root.iterdir()) == [] or self.operation == "pin, make current"
         for ref in store.refs():
             assert stat.S_IMODE(store.path(ref.role, ref.version).stat().st_mode) in (0o555, 0o755)
-        return {True: "after", False: "before", None: "the pin after, the other before"}[done]
+        return said
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from services.common.codec import decode_json
+from services.common.collecting import GcRequest
 from services.common.database import Database
 from services.depot.app import Api
+from services.depot.collecting import Collector
 from services.depot.deltas import Deltas
 from services.depot.files import Files
 from services.depot.schema import NewPublication, Settings
@@ -56,12 +58,15 @@ def do(operation: str, depot: Depot, publication: Path) -> None:
     elif operation == "publish":
         depot.publish(publication)
     elif operation == "delete":
-        depot.files.remove(MADE[ONE].ref)
+        depot.files.remove(MADE[TWO].ref)
+    elif operation == "collect":
+        collector = Collector(depot.store, netboot=depot.api.settings.netboot, keep=1, busy=lambda: ())
+        collector.collect(GcRequest())
     else:
         raise AssertionError(operation)
 
 
-OPERATIONS = ("bring", "make a delta", "publish", "delete")
+OPERATIONS = ("bring", "make a delta", "publish", "delete", "collect")
 
 
 def _run(operation: str, *, root: str, netboot: str, signers: str, publication: str) -> None:

@@ -24,6 +24,7 @@ from tests.netboot.rig import Pair
 from tests.watched import Victims
 
 pytestmark = pytest.mark.needs("root", "loop devices", "held system calls")
+LETTING_GO = ("delete", "collect")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ class Operation:
         depot.publish(self.publications[0])
         if self.operation != "bring":
             depot.bring(MADE[TWO])
-        if self.operation == "delete":
+        if self.operation in LETTING_GO:
             depot.make_deltas()
             depot.publish(self.publications[1])
         depot.database.close()
@@ -106,7 +107,7 @@ class Operation:
         for each in found:
             said = statement.decode(each.statement)
             assert self.known(said.version), "netboot knows what was published"
-            assert self.operation == "delete" or serves(depot.files, MADE[said.version])
+            assert self.operation in LETTING_GO or serves(depot.files, MADE[said.version])
         return numbers
 
     def remember(self) -> object:
@@ -125,9 +126,12 @@ class Operation:
             "bring": serves(depot.files, MADE[TWO]),
             "make a delta": not jobs,
             "publish": numbers == [1, 2],
-            "delete": not serves(depot.files, MADE[ONE]),
+            "delete": not serves(depot.files, MADE[TWO]),
+            "collect": not serves(depot.files, MADE[ONE]),
         }[self.operation]
-        assert done or self.operation == "delete" or len(numbers) == 1
+        assert done or self.operation in LETTING_GO or len(numbers) == 1
+        if self.operation == "delete" and done:
+            assert list(depot.files.deltas.glob("*/*")) == [], "deltas to nothing"
         if self.operation == "delete" and done:
             with pytest.raises(MissingError):
                 do("delete", depot, self.publications[1])
@@ -140,8 +144,8 @@ class Operation:
             assert list(depot.deltas.all_missing()) == []
             assert delta_of(depot.files.root / "files", MADE[TWO].ref, ONE, "root.erofs")["bytes"]
         else:
-            assert serves(depot.files, MADE[ONE]) == (self.operation != "delete")
-            assert serves(depot.files, MADE[TWO])
+            assert serves(depot.files, MADE[ONE]) == (self.operation != "collect")
+            assert serves(depot.files, MADE[TWO]) == (self.operation != "delete")
         assert list(depot.files.work.glob("[!z]*")) == []  # zstd.log is written over each time
         depot.database.close()
         return "after" if done else "before"
