@@ -25,13 +25,14 @@ if BESIDE.is_dir():
 from netboot.client import Netboot  # noqa: E402
 from netboot.schema import NewPointer  # noqa: E402
 from services.common import signing, statement  # noqa: E402
+from services.common.collecting import GcRequest  # noqa: E402
 from services.common.errors import BacklineError  # noqa: E402
 from services.common.process import run  # noqa: E402
 from services.common.statement import Publication  # noqa: E402
 from services.roots import remote  # noqa: E402
 from services.roots.held import Folder  # noqa: E402
 from services.roots.keeper import Keeper  # noqa: E402
-from services.roots.schema import GcRequest, State  # noqa: E402
+from services.roots.schema import State  # noqa: E402
 from tests.common import service_rig  # noqa: E402
 from tests.depot.dying import Depot  # noqa: E402
 from tests.depot.rig import Image, People, image, publication, says, serves  # noqa: E402

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from services.common.codec import decode_json
+from services.common.collecting import GcRequest
 from services.common.statement import Publication
 from services.roots.held import Folder
 from services.roots.keeper import Keeper
-from services.roots.schema import GcRequest, Settings
+from services.roots.schema import Settings
 from tests.roots.rig import HALL
 from tests.watched import serve
 
