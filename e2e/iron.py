@@ -50,9 +50,13 @@ class Iron:
         self.node = node
         self.disk = disk
 
+    def take_away(self) -> None:
+        """Take all that is Backline's away: what is left is a plain Debian 13."""
+        self.node.succeeds("sh", "-ec", _PLAIN)
+
     def make_plain(self, shop: Shop, *, address: str) -> None:
         """Take Backline away, bring systemd-container and the bridges br0, with `address`, and br1."""
-        self.node.succeeds("sh", "-ec", _PLAIN)
+        self.take_away()
         package = next(each for each in shop.lock.packages if each.name == "systemd-container")
         file = Pool(shop.settings.cache_path / "pool").path(package.sha256)
         self.node.put("/run/systemd-container.deb", file.read_bytes())
@@ -72,7 +76,7 @@ class Iron:
             "PYTHONPATH=$tree/usr/lib/backline/app:$tree/usr/lib/backline/site "
             f'shift; python3 -m services.common.main host init --from "$tree" --hall {HALL} "$@"'
         )
-        done = self.node.run(["sh", "-ec", script, "sh", version, *words], check=check)
+        done = self.node.run(["sh", "-ec", script, "sh", version, *words], check=check, seconds=300)
         return done.stdout + done.stderr
 
     def machine(self, *words: str, seconds: float = 120.0) -> str:

@@ -175,6 +175,19 @@ def test_a_machine_is_limited(iron: Iron) -> None:
     assert iron.node.succeeds("systemctl", "show", "-P", "MemoryMax", f"systemd-nspawn@{NAME}") == str(2 << 30)
 
 
+def test_a_document_has_an_export_served_that_ganesha_has_lost(iron: Iron) -> None:
+    """In the machine, which is a root file server; its supervisor asks ganesha over D-Bus."""
+    file = "/run/document.json"
+    iron.inside(NAME, "sh", "-c", f"""echo '{{"exports": ["/images"]}}' > {file}""")
+    iron.node.wait_until("the export", lambda: iron.inside(NAME, "backline", "host", "plan", file) == "nothing to do")
+    manager = ["org.ganesha.nfsd", "/org/ganesha/nfsd/ExportMgr", "org.ganesha.nfsd.exportmgr"]
+    iron.inside(NAME, "busctl", "call", *manager, "RemoveExport", "q", "1")
+    assert iron.inside(NAME, "backline", "host", "plan", file) == "export /images"
+    assert iron.inside(NAME, "backline", "host", "apply", file, "--why", "it was lost") == "generation 1: done"
+    assert "/var/lib/backline/roots/images" in iron.inside(NAME, "busctl", "call", *manager, "ShowExports")
+    assert iron.inside(NAME, "backline", "host", "plan", file) == "nothing to do"
+
+
 def test_what_a_machine_writes_outside_of_var_is_gone_after_a_restart(iron: Iron, first: str) -> None:
     write(iron, "one")
     before = iron.inside(NAME, "cat", "/etc/machine-id")

@@ -175,7 +175,12 @@ def _packages(root: Path) -> list[str]:
     missing = [name for name, file in PACKAGES.items() if not (root / file).exists()]
     if missing:
         environment = {"DEBIAN_FRONTEND": "noninteractive", "PATH": os.environ.get("PATH", os.defpath)}
-        run(["apt-get", "install", "--yes", "--no-install-recommends", *missing], env=environment)
+        install = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
+        try:
+            run(install, env=environment)
+        except ProcessFailed:  # a new host may never have looked what its mirror has
+            run(["apt-get", "update"], env=environment)
+            run(install, env=environment)
     return missing
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.errors import InputError
@@ -20,6 +20,7 @@ NONE = Originals()
 RUNNING = MachineSeen(role="db", version=OLD, active="active")
 WISH = MachineWish(role="db", version=OLD)
 change = msgspec.structs.replace
+few = settings(max_examples=40)
 
 
 def unfulfilled(seen: HostSeen, desired: Desired) -> list[str]:
@@ -44,12 +45,14 @@ def applied(seen: HostSeen, desired: Desired, originals: Originals) -> tuple[Hos
     return simulate(seen, planned.steps), planned
 
 
+@few
 @given(whole_hosts(), whole_documents())
 def test_a_plan_reaches_what_is_wished_for(host: HostSeen, desired: Desired) -> None:
     after, _ = applied(host, desired, NONE)
     assert unfulfilled(after, desired) == []
 
 
+@few
 @given(whole_hosts(), whole_documents(), whole_documents())
 def test_a_plan_of_what_is_reached_is_empty(host: HostSeen, first: Desired, second: Desired) -> None:
     between, one = applied(host, first, NONE)
@@ -59,6 +62,7 @@ def test_a_plan_of_what_is_reached_is_empty(host: HostSeen, first: Desired, seco
     assert plan(after, second, two.originals) == Plan([], two.originals)
 
 
+@few
 @given(whole_hosts(), st.lists(whole_documents(), max_size=3))
 def test_the_empty_document_leaves_the_machines_that_were_there_before(host: HostSeen, way: list[Desired]) -> None:
     seen, originals = host, NONE
@@ -77,6 +81,7 @@ def test_the_empty_document_leaves_the_machines_that_were_there_before(host: Hos
             assert now.wanted == before.wanted
 
 
+@few
 @given(whole_hosts(), whole_documents(), whole_documents(), st.data())
 def test_from_wherever_a_plan_breaks_off_there_is_a_way_back(
     host: HostSeen, first: Desired, second: Desired, data: st.DataObject
@@ -89,6 +94,7 @@ def test_from_wherever_a_plan_breaks_off_there_is_a_way_back(
     assert unfulfilled(after, first) == []
 
 
+@few
 @given(whole_hosts(), whole_documents())
 def test_a_plan_survives_being_written_down(host: HostSeen, desired: Desired) -> None:
     planned = plan(host, desired, NONE)
