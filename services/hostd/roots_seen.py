@@ -15,6 +15,8 @@ from services.hostd.roots_planner import RootsSeen
 from services.roots.client import SOCKET, STAGE_SECONDS, Holds, Roots, RootsClient
 
 SECONDS = 5.0
+HOLD_SECONDS = 120.0
+"""It may be starting, with the host."""
 GANESHA = Path("/etc/ganesha/ganesha.conf")
 _CALL = ("busctl", "--json=short", "--timeout=20", "call", "org.ganesha.nfsd", "/org/ganesha/nfsd/ExportMgr")
 _EXPORTS = "org.ganesha.nfsd.exportmgr"
@@ -53,7 +55,7 @@ class RootServer:
 
     def hold(self, names: list[str]) -> None:
         """Have it hold these versions, and no others beside those of channels. Raises RemoteError, MissingError."""
-        with RootsClient(self.address, seconds=SECONDS) as client:
+        with RootsClient(self.address, seconds=HOLD_SECONDS) as client:
             client.hold(Holds(roots=[name.replace("@", "/") for name in names]))
 
     def stage(self, name: str) -> None:
