@@ -73,8 +73,8 @@ class Iron:
         script = (
             'tree=/run/trees/$(basename "$1"); mkdir -p "$tree"; '
             'mountpoint -q "$tree" || mount -o ro "$1/root.erofs" "$tree"; '
-            "PYTHONPATH=$tree/usr/lib/backline/app:$tree/usr/lib/backline/site "
-            f'shift; python3 -m services.common.main host init --from "$tree" --hall {HALL} "$@"'
+            "shift; PYTHONPATH=$tree/usr/lib/backline/app:$tree/usr/lib/backline/site "
+            f'python3 -m services.common.main host init --from "$tree" --hall {HALL} "$@"'
         )
         done = self.node.run(["sh", "-ec", script, "sh", version, *words], check=check, seconds=300)
         return done.stdout + done.stderr
