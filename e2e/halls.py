@@ -7,6 +7,7 @@ the lab has what its administrator has: the CA's key, and an SSH key that opens 
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from services.hall.schema import Hall
 
 NAME = "lab"
 DOMAIN = "prolo"
-_SCOPES: Mapping[str, tuple[str | None, ...]] = {"gw": (None, "host"), "rhfs": (None, "feed", "rfs")}
+_SCOPES: Mapping[str, tuple[str | None, ...]] = {"gw": (None, "host", "state"), "rhfs": (None, "feed", "rfs")}
 UPSTREAM = """[upstream]
 method = "static"
 address = "198.51.100.2/24"
@@ -52,6 +53,8 @@ class LabHall:
 
     signer: str | None = None
     """The private key (OpenSSH) that signs what is published there; None as above."""
+    state_key: str | None = None
+    """What seals archives of gw's state; None as above."""
 
     def key_in(self, folder: Path) -> Path:
         """The administrator's key as a file that ssh and `backline login --key` take."""
@@ -75,11 +78,14 @@ class LabHall:
         """The certificates of a server, as credentials: for its names, and for what its role calls others for."""
         if self.authority is None or host not in self.data.hosts:
             return {}
-        scopes = _SCOPES.get(self.data.hosts[host].role, ())
-        return {
+        role = self.data.hosts[host].role
+        found = {
             certificates.credential(scope): certificates.for_host(self.data, self.authority, host, scope=scope)
-            for scope in scopes
+            for scope in _SCOPES.get(role, ())
         }
+        if role == "gw" and self.state_key is not None:
+            found[certificates.STATE_KEY] = self.state_key.encode()
+        return found
 
 
 def make(
@@ -109,7 +115,13 @@ def make(
         text = re.sub(rf"(?m)^(\[hosts\.{re.escape(host)}\]\nrole = ).*$", rf'\g<1>"{role}"', text)
     hall = parse(text, Path("hall.toml"))
     authority = Authority.open(key, certificate)
-    return replace(hall, authority=authority, administrator=_private(administrator), signer=_private(signer))
+    return replace(
+        hall,
+        authority=authority,
+        administrator=_private(administrator),
+        signer=_private(signer),
+        state_key=secrets.token_hex(32),
+    )
 
 
 def _private(key: Ed25519PrivateKey) -> str:

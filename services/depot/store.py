@@ -33,6 +33,8 @@ from services.depot.schema import Channel, NewProgress, NewPublication, Progress
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 TOPIC = "publications"
+NUMBERS = "sequences.json"
+"""In the depot's folder, after a restore: by channel, the number that its last publication has at least."""
 TOLD = 500
 """How many of the newest publications a subscriber is told of that begins anew."""
 
@@ -62,12 +64,14 @@ class Store:
         self.receivers = list(receivers)
         self.clock = clock
         self.source: Source = self._source
+        self._numbers: dict[str, int] = {}
         self._publishing = threading.Lock()
         self._live: dict[tuple[int, str], Progress] = {}
         self._revisions: dict[int, int] = {}
 
     def prepare(self) -> None:
-        """Make or move on the schema."""
+        """Make or move on the schema. Raises InputError("depot.numbers")."""
+        self._numbers = _numbers(self.files.root / NUMBERS)
         self.database.migrate(MIGRATIONS)
         with self.database.write() as session:
             outbox.begin(session)
@@ -97,7 +101,7 @@ class Store:
             .order_by(PublicationRow.sequence)
         ).all()
         last = rows[-1] if rows else None
-        number = last.sequence if last else 0
+        number = max(last.sequence if last else 0, self._numbers.get(name, 0))
         return Channel(
             hall=self.hall,
             channel=name,
@@ -269,6 +273,17 @@ class Store:
             newest = select(PublicationRow).order_by(PublicationRow.id.desc()).limit(TOLD)
             for row in reversed(list(session.scalars(newest))):
                 yield Item(TOPIC, str(row.id), _record(row))
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """What a restore has left (`backline state`): publications after the archive are not in the database any more, but
+    root file servers have seen their numbers, and would take no other statement under one of them."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, int])
+    except FileNotFoundError:
+        return {}
+    except msgspec.DecodeError as error:
+        raise InputError("depot.numbers", f"this is not what a restore writes: {error}", where=str(path)) from error
 
 
 def _record(row: PublicationRow) -> dict[str, object]:

@@ -24,6 +24,8 @@ from services.hall.schema import OF_GW, Hall, Host
 DAYS = 365
 SERVER = "backline.tls"
 """The credential of nginx: its certificate and key in one PEM."""
+STATE_KEY = "backline.state"
+"""The credential of gw that is no certificate: what seals archives of its state (`services.state.seal`)."""
 
 
 def credential(scope: str | None) -> str:

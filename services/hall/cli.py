@@ -59,6 +59,13 @@ def parser(prog: str) -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="what was made as JSON")
     command.set_defaults(run=_certificate)
 
+    command = commands.add_parser(
+        "state-key", help="make the key that archives of gw's state are sealed with, on your own machine, once"
+    )
+    command.add_argument("--hall", type=Path, default=Path("hall.toml"), metavar="FILE", help="another hall.toml")
+    command.add_argument("--json", action="store_true", help="where it is as JSON")
+    command.set_defaults(run=_state_key)
+
     command = commands.add_parser("fields", help="every field of hall.toml, as a table in Markdown")
     command.set_defaults(run=_fields)
     return root
@@ -200,6 +207,29 @@ def _certificate(arguments: argparse.Namespace) -> int:
         return 0
     print(f"made   {target / name}")
     print(f"next: install -m 600 it as /etc/credstore/{name} of {arguments.host}, and start what uses it again")
+    return 0
+
+
+def _state_key(arguments: argparse.Namespace) -> int:
+    import secrets
+
+    from services.hall import certificates, init, load
+    from services.hall.host import host_errors
+
+    hall = load.load(arguments.hall)
+    folder = init.config_folder() / "halls" / hall.site.name
+    path = folder / certificates.STATE_KEY
+    with host_errors():
+        made = not path.exists()  # never another one: nobody could open what is sealed with the first
+        if made:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            init.write_private(path, f"{secrets.token_hex(32)}\n".encode())
+    if arguments.json:
+        print(json.dumps({"file": str(path), "credential": certificates.STATE_KEY, "made": made}))
+        return 0
+    print(f"{'made  ' if made else 'there: '} {path}")
+    print(f"next: install -m 600 it as /etc/credstore/{certificates.STATE_KEY} of gw, and keep it beside the CA's key:")
+    print("nobody can open an archive without it")
     return 0
 
 

@@ -19,7 +19,18 @@ from services.common import administrators
 from services.common.codec import encode_json
 from services.common.errors import InputError
 from services.common.signing import format_signers
-from services.hall import edge, for_depot, for_dhcp, for_dns, for_mdb, for_netboot, for_rollout, for_roots, keys
+from services.hall import (
+    edge,
+    for_depot,
+    for_dhcp,
+    for_dns,
+    for_mdb,
+    for_netboot,
+    for_rollout,
+    for_roots,
+    for_state,
+    keys,
+)
 from services.hall.schema import Administrator, AdministratorRole, Hall, Host, Method, Nic, Purpose
 
 NETWORKD = "/run/systemd/network"
@@ -41,6 +52,7 @@ KEYBOARD = "/etc/default/keyboard"
 NETBOOT = "/run/backline/netboot.toml"
 ROLLOUT = "/run/backline/rollout.toml"
 ROOTS = "/run/backline/roots.toml"
+STATE = "/run/backline/state.toml"
 IMAGE_LINKS = (HOSTS, LOCALTIME, LOCALE, KEYBOARD)
 """Targets that an image must link into the current generation."""
 
@@ -126,6 +138,8 @@ def render(hall: Hall, identity: Identity) -> dict[str, File]:
         files[ROLLOUT] = File(_HEADER + for_rollout.settings(hall))
     if identity.role == "rhfs":
         files[ROOTS] = File(_HEADER + for_roots.settings(hall, identity.hostname))
+    if identity.role in ("gw", "rhfs"):
+        files[STATE] = File(_HEADER + for_state.settings(hall, identity.hostname, identity.role))
     return dict(sorted(files.items()))
 
 
