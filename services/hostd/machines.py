@@ -14,6 +14,7 @@ boot of the iron is taken back. What the new version wrote is kept under its nam
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import uuid
 from collections.abc import Callable, Mapping
@@ -38,6 +39,8 @@ from services.hostd.machines_schema import (
     Running,
     Step,
 )
+
+logger = logging.getLogger(__name__)
 
 BASE = Path("/var/lib/backline-machines")
 CREDENTIALS = Path("/etc/credstore")
@@ -303,6 +306,9 @@ class Machines:
         try:
             match change.step:
                 case Step.PLANNED:
+                    # Copies of it are elsewhere, where /var is not. It is no reason not to upgrade.
+                    if (problem := self.iron.save(name)) is not None:
+                        logger.warning("%s has not saved its state before its upgrade: %s", name, problem)
                     self.step("stop: begun")
                     self.iron.stop(name)
                     self.step("stop: done")

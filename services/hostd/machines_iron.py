@@ -20,6 +20,9 @@ from services.hostd import machines_render as render
 SETTLING = "backline-hostd-machine@{name}.service"
 TRIES = 3
 """How often a machine may end before its default target is reached."""
+SAVING = "backline-state.service"
+"""The unit inside a machine that saves what it cannot make again, and how long it may take."""
+SAVE_SECONDS = 300.0
 TELLING = 5
 """Lines of a failed unit's journal that a reason shows."""
 
@@ -60,6 +63,9 @@ class Iron(Protocol):
 
     def rest(self, name: str) -> None:
         """End that unit where it is, as a crash would."""
+
+    def save(self, name: str) -> str | None:
+        """Let a running machine save its state where it knows how to (`backline state`). Returns why it could not."""
 
     def start(self, name: str, *, deadline: float) -> None:
         """Start a machine from the files as they are, and wait until its default target is reached. Raises NotReady."""
@@ -125,6 +131,19 @@ class Systemd:
 
     def rest(self, name: str) -> None:
         run(["systemctl", "stop", SETTLING.format(name=name)])
+
+    def save(self, name: str) -> str | None:
+        leader = self.leader(name)
+        if leader is None:
+            return None
+        inside = ["nsenter", f"--target={leader}", "--mount", "--root", "--", "systemctl"]
+        if run([*inside, "cat", SAVING], check=False).returncode != 0:
+            return None
+        try:
+            run([*inside, "start", SAVING], deadline=time.monotonic() + SAVE_SECONDS)
+        except ProcessFailed as error:
+            return f"{error.message}{self._last_lines(leader, SAVING)}"
+        return None
 
     def start(self, name: str, *, deadline: float) -> None:
         unit = render.unit(name)

@@ -43,6 +43,8 @@ class World(msgspec.Struct):
     runs: dict[str, Start] = {}
     woken: list[str] = []
     starts: list[Start] = []
+    saved: list[str] = []
+    cannot_save: bool = False
 
 
 class FolderIron:
@@ -111,6 +113,12 @@ class FolderIron:
         world = self.world
         world.woken = []
         self.keep(world)
+
+    def save(self, name: str) -> str | None:
+        world = self.world
+        world.saved = [*world.saved, world.runs[name].version] if name in world.runs else world.saved
+        self.keep(world)
+        return "its disk is full" if world.cannot_save else None
 
     def start(self, name: str, *, deadline: float) -> None:
         world = self.world

@@ -131,6 +131,17 @@ def test_the_copy_before_the_last_one_goes_with_the_next_upgrade(rig: Rig) -> No
     assert sorted(path.name for path in home.glob("var-*")) == ["var-2", "var-3"]
 
 
+def test_the_old_version_saves_its_state_before_it_is_stopped_and_an_upgrade_does_not_hang_on_that(rig: Rig) -> None:
+    upgrade(rig)
+    assert rig.iron.world.saved == [OLD]
+    world = rig.iron.world
+    world.cannot_save = True
+    rig.iron.keep(world)
+    upgrade(rig, FAILING)
+    assert rig.iron.world.saved == [OLD, NEW]
+    assert rig.record().history[-1].kind == "reverted"
+
+
 def test_a_copy_that_fails_leaves_the_old_version_running(rig: Rig) -> None:
     tree = rig.iron.trees / ROLE / NEW / "var"
     tree.rename(tree.with_name("gone"))
