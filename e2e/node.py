@@ -152,6 +152,11 @@ class Node(WaitTarget):
         if not run.wait_ended(time.monotonic() + 20):
             raise self._failed("lan.stuck", "its processes do not end, even killed")
 
+    def destroy(self) -> None:
+        """Pull the plug, and take its disk away: what is powered on under its name next is a new machine."""
+        self.crash()
+        self.lab.roots.drop(f"/run/lab/n/{self.index}", keep_var=False)
+
     def freeze(self) -> None:
         """Stop every process of it where it is; `thaw` goes on."""
         self.lab.journal.note("fault", "freeze", node=self.name)

@@ -67,10 +67,9 @@ class Story:
     def publish(self, ref: Ref, *, channel: str = "exam") -> int:
         """Say that a channel gets it; returns the publication's number."""
         with Depot(self.lab["gw"].service("depot")) as depot:
-            before = depot.publications(channel).publications
             statement = Statement(
                 channel=channel,
-                sequence=len(before) + 1,
+                sequence=depot.channel(channel).next_sequence,
                 role=ref.role,
                 version=ref.version,
                 manifest_sha256=manifests.hash_file(self.file(ref, manifests.NAME)).sha256,
