@@ -593,6 +593,29 @@ def openapi_of_roots() -> dict[str, object]:
     return openapi.document(app.operations, title="roots", version="")
 
 
+def _state_parser() -> argparse.ArgumentParser:
+    from services.state import cli
+
+    return cli.parser("backline state")
+
+
+def _state_settings() -> str:
+    from services.common import settings
+    from services.state.schema import Settings
+
+    return settings.reference(Settings, "state")
+
+
+def openapi_of_state() -> dict[str, object]:
+    """The document that the state service serves as /openapi.json."""
+    from services.common import openapi
+    from services.common.access import Access
+    from services.state.app import make_app
+    from services.state.schema import Settings
+
+    return openapi.document(make_app(Settings(), access=Access()).operations, title="state", version="")
+
+
 def openapi_of_dhcp() -> dict[str, object]:
     """The document that the DHCP service serves as /openapi.json."""
     from services.common import openapi
@@ -873,6 +896,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "root-commands": lambda: command_text(_roots_parser(), depth=3),
     "root-routes": lambda: _routes(openapi_of_roots()),
     "root-settings": _roots_settings,
+    "state-commands": lambda: command_text(_state_parser(), depth=3),
+    "state-routes": lambda: _routes(openapi_of_state()),
+    "state-settings": _state_settings,
     "session-routes": lambda: _routes(openapi_of_sessions()),
     "ids-toml": _ids,
     "image-toml": _image_toml,
