@@ -98,6 +98,27 @@ def test_one_seat_more_joins_with_an_address() -> None:
 
 
 @pytest.mark.usefixtures("up")
+def test_its_administrator_has_gws_services_and_what_the_lab_begins_with_is_published() -> None:
+    found = json.loads(lan("admin", "backline", "depot", "history", "stable", "--json").stdout)
+    (first,) = found["publications"]
+    assert (first["signed_by"], first["receivers"]) == (["lab"], ["rhfs01"])
+    assert [each["state"] for each in first["progress"]] == ["confirmed"]
+    done = lan("admin", "backline", "root", "rollback", check=False)
+    assert (done.returncode, "nothing to go back to" in done.stderr) == (8, True)
+    assert lan("admin", "sh", "-c", "exit 7", check=False).returncode == 7
+
+
+@pytest.mark.usefixtures("up")
+def test_a_seat_boots_what_netboot_says_and_nothing_else() -> None:
+    version = json.loads(lan("status", "--json").stdout)["nodes"][-1]["version"]
+    done = lan("reboot", "pas-r01p01", "--version", version, check=False)
+    assert (done.returncode, "boots what netboot says" in done.stderr) == (2, True)
+    why = lan("admin", "backline", "why", "pas-r01p01").stdout
+    assert why.startswith(f"pas-r01p01 boots nfsroot {version} from rfs")
+    assert "!!" not in why
+
+
+@pytest.mark.usefixtures("up")
 def test_the_journal_is_filtered_by_machine_and_unit() -> None:
     lines = lan("journal", "--node", "gw", "--unit", "kea-dhcp4-server.service").stdout.splitlines()
     assert lines
