@@ -1,6 +1,6 @@
 """A machine with a kernel of its own and twenty NFS clients read without an error while versions come, go and change.
 
-The machine reads its root all the time: over NFS, through dm-verity, with its caches dropped at every turn; the clients
+The machine reads its root all the time: over NFS, through dm-verity, with its caches dropped; the clients
 (libnfs) read whole files of the version that it runs. Meanwhile versions are published, the channel is switched and
 rolled back, and what nobody uses is collected. Then the machine boots the new version, and the one before again. Three
 boots, which take some minutes each where the processor is emulated.
@@ -35,18 +35,17 @@ SEAT = "pas-r01p02"
 SECONDS = 900.0
 READERS = 20
 NEXT = ("--channel", "next")
-# Each turn reads some hundred files of the root anew; whatever fails is named.
+# Files of the root are read anew, one after the other, until it is told to stop; whatever fails is named.
 _READ = """
-trap 'exit 0' TERM
-turns=0 failed=0
-while [ ! -e /run/stop ]; do
+reads=0
+while :; do
     echo 3 > /proc/sys/vm/drop_caches
     for file in /usr/bin/[a-d]* /usr/lib/systemd/system/*; do
+        [ ! -e /run/stop ] || { echo "$reads reads"; exit; }
         [ -f "$file" ] || continue
-        cat "$file" > /dev/null || { failed=$((failed + 1)); echo "failed: $file"; }
+        reads=$((reads + 1))
+        cat "$file" > /dev/null || echo "failed: $file"
     done
-    turns=$((turns + 1))
-    echo "turns $turns failed $failed"
 done
 """
 
@@ -137,11 +136,9 @@ def reading(machine: Machine, path: str) -> Iterator[None]:
     assert {line for output in outputs for line in output[:-1]} == {whole}
     assert sum(len(output) - 1 for output in outputs) >= READERS
     assert [line for line in said if line.startswith("failed:")] == []
-    turns, failed = said[-1].split()[1::2]
-    assert (int(turns) >= 2, failed) == (True, "0")
-    story.lab.journal.note(
-        "step", f"{sum(len(each) - 1 for each in outputs)} reads by NFS clients, {turns} turns of it"
-    )
+    assert int(said[-1].removesuffix(" reads")) >= 100
+    by_clients = sum(len(output) - 1 for output in outputs)
+    story.lab.journal.note("step", f"{by_clients} reads by NFS clients, and {said[-1]} of the machine's root")
 
 
 def test_nobody_who_reads_notices_a_publication_a_switch_a_rollback_or_a_collection(machine: Machine, new: Ref) -> None:
