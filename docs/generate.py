@@ -747,6 +747,30 @@ def _netboot_settings() -> str:
     return settings.reference(Settings, "netboot")
 
 
+def openapi_of_overview() -> dict[str, object]:
+    """The document that the overview serves as /openapi.json."""
+    from services.common import openapi
+    from services.common.access import Access
+    from services.overview.app import make_app
+    from services.overview.schema import Settings
+    from services.overview.watch import Watch
+
+    return openapi.document(make_app(Watch(Settings()), Access()).operations, title="overview", version="")
+
+
+def _overview_parser() -> argparse.ArgumentParser:
+    from services.overview import cli
+
+    return cli.parser("backline overview")
+
+
+def _overview_settings() -> str:
+    from services.common import settings
+    from services.overview.schema import Settings
+
+    return settings.reference(Settings, "overview")
+
+
 def openapi_of_rollout() -> dict[str, object]:
     """The document that the rollout service serves as /openapi.json."""
     from services.common import openapi
@@ -889,6 +913,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "netboot-commands": lambda: command_text(_netboot_parser(), depth=3),
     "netboot-routes": lambda: _routes(openapi_of_netboot()),
     "netboot-settings": _netboot_settings,
+    "overview-commands": lambda: command_text(_overview_parser(), depth=3),
+    "overview-routes": lambda: _routes(openapi_of_overview()),
+    "overview-settings": _overview_settings,
     "rollout-commands": lambda: command_text(_rollout_parser(), depth=3),
     "rollout-routes": lambda: _routes(openapi_of_rollout()),
     "rollout-settings": _rollout_settings,

@@ -22,8 +22,17 @@ if TYPE_CHECKING:
 
 SUMMARY = "a whole hall on this machine, in containers: start it, look around, break it"
 HOSTD = 20210
-PAGES: dict[str, tuple[int | str, ...]] = {"gw": ("mdb", HOSTD), "rhfs": (HOSTD,), "web": (HOSTD,)}
+PAGES: dict[str, tuple[int | str, ...]] = {
+    "gw": ("overview", "mdb", "rollout", HOSTD),
+    "rhfs": (HOSTD,),
+    "web": (HOSTD,),
+}
 """What `up` makes reachable from the host, by role."""
+_DOORS = {
+    "overview": "the hall at a glance: hosts, seats, what they run, what wants attention",
+    "mdb": "machines of the hall (mdb); change one, and DNS and DHCP follow",
+    "rollout": "rollouts, as they move",
+}
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
@@ -264,7 +273,7 @@ def _page(address: str, place: str) -> str:
     node, _, door = place.partition(":")
     if door == str(HOSTD):
         return f"  http://{address}/v1/host   what runs on {node} (hostd)"
-    return f"  http://{address}/          machines of the hall ({door}); change one, and DNS and DHCP follow"
+    return f"  http://{address}/          {_DOORS.get(door, door)}"
 
 
 def _next_seat(lab: Lab) -> str:

@@ -111,7 +111,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
     logs.add_argument("machine", nargs="?", metavar="HOST", help="host name, alias, MAC, address or id")
     logs.add_argument("--limit", type=int, default=5, metavar="N", help="at most so many")
     logs.set_defaults(run=_logs)
-    commands.add_parser("leases", parents=[asking], help="which version each machine runs").set_defaults(run=_leases)
+    leases = commands.add_parser("leases", parents=[asking], help="which version each machine runs, if it is there")
+    leases.set_defaults(run=_leases)
     off = commands.add_parser("mark-off", parents=[asking], help="end the lease of a machine that is off")
     off.add_argument("machine", metavar="HOST", help="host name, alias, MAC, address or id")
     off.set_defaults(run=_mark_off)
@@ -428,9 +429,16 @@ def _leases(arguments: argparse.Namespace) -> int:
         found = client.leases()
     if arguments.json:
         return print_json(found)
-    rows = [("HOST", "VERSION", "SINCE", "LAST SIGN", "ENDS")]
+    rows = [("HOST", "IS", "VERSION", "SINCE", "LAST SIGN", "ENDS")]
     rows += [
-        (each.hostname, each.version, moment(each.since), moment(each.last_sign), moment(each.ends))
+        (
+            each.hostname,
+            each.state.value,
+            each.version,
+            moment(each.since),
+            moment(each.last_sign),
+            moment(each.ends),
+        )
         for each in found.leases
     ]
     return table(rows)

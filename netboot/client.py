@@ -331,6 +331,10 @@ class AsyncNetboot(AsyncClient):
         """Every channel's pointer."""
         return await self.send(channels_call())
 
+    async def quarantines(self) -> Quarantines:
+        """Versions that are not offered."""
+        return await self.send(quarantines_call())
+
     async def versions(self) -> Versions:
         """Every version, the newest first."""
         return await self.send(versions_call())

@@ -23,7 +23,7 @@ from netboot.decide import decide
 from netboot.leases import LEASE_SECONDS, Held, active
 from netboot.machines import Known
 from netboot.models import BootRow
-from netboot.schema import Health, Heartbeat, Lease, Leases, NewOrder, Orders, Seat, Seats
+from netboot.schema import Health, Heartbeat, Lease, Leases, Liveness, NewOrder, Orders, Seat, Seats
 from services.common.errors import AccessError
 
 logger = logging.getLogger(__name__)
@@ -33,6 +33,9 @@ SECONDS = 15.0
 FRESH_SECONDS = 3 * SECONDS
 """How long a machine counts as up after its last one."""
 FLUSH_SECONDS = 30.0
+START_SECONDS = 300.0
+"""How long a machine that was answered what to boot may take until its first heartbeat."""
+_NOT_WELL = ("degraded", "maintenance")
 
 
 @dataclass
@@ -141,6 +144,7 @@ class Heartbeats:
             last_sign=held.sign,
             ends=held.ends,
             heard=beat.at if beat and beat.at else None,
+            state=liveness(beat, held, self.store.clock()),
         )
 
     def flush(self) -> int:
@@ -176,11 +180,11 @@ class Heartbeats:
         holders = pointers.holders.get(version, frozenset()) if version is not None else frozenset()
         with self.store.database.read() as session:
             # In the order of their begin backwards: of a machine with two leases the newest boot counts.
-            booted = {each.machine: each.version for each in reversed(active(session, now, self.store.signs))}
+            leases = {each.machine: each for each in reversed(active(session, now, self.store.signs))}
         found = []
         for machine in sorted(machines, key=lambda each: each.hostname):
             decision = decide(machine, self.store.machines, pointers, now=now, aliens=self.store.aliens)
-            beat = self._last.get(machine.id)
+            beat, lease = self._last.get(machine.id), leases.get(machine.id)
             own = self.store.machines.by_name(f"rfs{machine.rfs}")
             found.append(
                 Seat(
@@ -193,15 +197,30 @@ class Heartbeats:
                     rule=decision.rule,
                     boots=decision.version.version if decision.boots and decision.version else None,
                     held=machine.rfs in holders or (own is not None and own.faulty and bool(holders)),
-                    booted=booted.get(machine.id),
+                    booted=lease.version if lease else None,
                     version=beat.version if beat else None,
                     heard=beat.at if beat else None,
                     up=beat is not None and now - beat.at < FRESH_SECONDS,
                     health=beat.health if beat else None,
                     user=beat.user if beat else None,
+                    state=liveness(beat, lease, now),
+                    since=lease.since if lease else None,
+                    last_sign=lease.sign if lease else None,
                 )
             )
         return Seats(at=now, seats=found)
+
+
+def liveness(beat: Beat | None, lease: Held | None, now: float) -> Liveness:
+    """Whether a machine is there, from its last heartbeat and its lease. Pure."""
+    heard = beat.at if beat is not None else 0.0
+    if lease is not None and heard < lease.since and now - lease.since < START_SECONDS:
+        return Liveness.STARTING
+    if beat is not None and heard and now - heard < FRESH_SECONDS:
+        if beat.health.failed_units or beat.health.state in _NOT_WELL:
+            return Liveness.DEGRADED
+        return Liveness.UP if beat.health.state == "running" else Liveness.STARTING
+    return Liveness.OFF if lease is None else Liveness.UNKNOWN
 
 
 def _note(session: Session, seen: dict[str, float]) -> None:

@@ -62,7 +62,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reader_groups: Annotated[
         list[str],
         Meta(description="groups whose members may see boots, logs and unknown machines over the unix socket"),
-    ] = msgspec.field(default_factory=lambda: ["backline-mdb"])
+    ] = msgspec.field(default_factory=lambda: ["backline-mdb", "backline-overview"])
     access: AccessSettings = AccessSettings()
     options: Annotated[
         str,
@@ -417,6 +417,21 @@ class NewOrder(Strict, frozen=True, kw_only=True):
     seconds: Annotated[int, Meta(ge=1, le=600), about("How long this is asked.")] = 60
 
 
+class Liveness(Enum):
+    """Whether a machine is there, by its heartbeats. One that is silent is never taken for up."""
+
+    UP = "up"
+    """Its last heartbeat is fresh, and it is well."""
+    DEGRADED = "degraded"
+    """Its last heartbeat is fresh, and a unit has failed there, or it is in maintenance."""
+    STARTING = "starting"
+    """It was answered what to boot a moment ago, or says itself that it is not through."""
+    UNKNOWN = "unknown"
+    """It is silent."""
+    OFF = "off"
+    """Silent, and without a lease: marked off, not heard for a day, or never."""
+
+
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """A version that a machine runs, as far as netboot knows, and that must not go away below it."""
 
@@ -429,6 +444,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     ends: float
     heard: float | None
     """Its last heartbeat in this life of netboot."""
+    state: Liveness = Liveness.UNKNOWN
 
 
 class Leases(msgspec.Struct, frozen=True, kw_only=True):
@@ -447,7 +463,10 @@ class SeatsQuery(Strict, frozen=True, kw_only=True):
 
 
 class Seat(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine: what it would boot now (`boots`, by `rule`), what it was last given (`booted`), and what it runs."""
+    """A machine: what it would boot now (`boots`, by `rule`), what it was last given (`booted`), and what it runs.
+
+    `since` is when it was given it, `last_sign` its last sign of life in whatever life of netboot.
+    """
 
     machine: int
     hostname: str
@@ -464,6 +483,9 @@ class Seat(msgspec.Struct, frozen=True, kw_only=True):
     up: bool
     health: Health | None
     user: str | None
+    state: Liveness = Liveness.UNKNOWN
+    since: float | None = None
+    last_sign: float | None = None
 
 
 class Seats(msgspec.Struct, frozen=True, kw_only=True):

@@ -139,6 +139,18 @@ def test_a_port_is_forwarded() -> None:
 
 
 @pytest.mark.usefixtures("up")
+def test_the_hall_at_a_glance_is_reachable_and_every_host_is_up() -> None:
+    found = re.search(r"(127\.0\.0\.1:\d+) → gw:overview", lan("status").stdout)
+    assert found
+    with urllib.request.urlopen(f"http://{found[1]}/v1/hall", timeout=15) as answer:
+        hall = json.load(answer)
+    states = {host["name"]: host["state"] for host in hall["hosts"]}
+    assert {states["gw"], states["web"]} <= {"up", "degraded"}
+    with urllib.request.urlopen(f"http://{found[1]}/", timeout=15) as answer:
+        assert 'id="host-gw"' in answer.read().decode()
+
+
+@pytest.mark.usefixtures("up")
 @pytest.mark.parametrize(
     ("words", "code"),
     [

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_LAST = re.compile(r"[-_]?(?:(?<=[0-9])[a-z])?[0-9]+$")
 _MAC_FORMS = tuple(
     re.compile(form, re.IGNORECASE)
     for form in (
@@ -50,6 +51,11 @@ def domain_problem(name: str) -> str | None:
     if last in ("local", "localhost"):
         return f"{name!r} ends in {last}, which is not served by DNS (RFC 6761, RFC 6762)"
     return f"{name!r} is not a domain: it ends in a number" if last.isdigit() else None
+
+
+def row_of(hostname: str) -> str:
+    """The row of a seat: its name without its last number, and the letter between two numbers."""
+    return _LAST.sub("", hostname) or hostname
 
 
 def normal_mac(text: str) -> str:

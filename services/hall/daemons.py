@@ -32,6 +32,7 @@ _UNITS = {
     "backline-depot.service": render.DEPOT,
     "backline-dhcp.service": render.DHCP,
     "backline-dns.service": render.DNS,
+    "backline-overview.service": render.OVERVIEW,
     "backline-roots.service": render.ROOTS,
     "backline-state-keeper.service": render.STATE,
     "nginx.service": str(Path(edge.CONFIGURATION).parent),

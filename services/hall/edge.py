@@ -51,6 +51,7 @@ SITES = (
     Site("netboot", "1m", aliens=True, addresses=True),
     Site("depot", "65m", streams=True, files="/var/lib/backline-depot/files/"),
     Site("rollout", "1m"),
+    Site("overview", "1m"),
 )
 """As mdb's application allows 16 MiB for an import, the depot 64 MiB for a piece of a file, and every other the
 megabyte of `services.common.app`.

@@ -26,6 +26,7 @@ from services.hall import (
     for_dns,
     for_mdb,
     for_netboot,
+    for_overview,
     for_rollout,
     for_roots,
     for_state,
@@ -51,6 +52,7 @@ LOCALE = "/etc/locale.conf"
 KEYBOARD = "/etc/default/keyboard"
 NETBOOT = "/run/backline/netboot.toml"
 ROLLOUT = "/run/backline/rollout.toml"
+OVERVIEW = "/run/backline/overview.toml"
 ROOTS = "/run/backline/roots.toml"
 STATE = "/run/backline/state.toml"
 IMAGE_LINKS = (HOSTS, LOCALTIME, LOCALE, KEYBOARD)
@@ -135,6 +137,7 @@ def render(hall: Hall, identity: Identity) -> dict[str, File]:
         files[MDB] = File(_HEADER + for_mdb.settings(hall))
         files[edge.CONFIGURATION] = File(edge.servers(hall, tls=identity.tls))
         files[NETBOOT] = File(_HEADER + for_netboot.settings(hall))
+        files[OVERVIEW] = File(_HEADER + for_overview.settings(hall))
         files[ROLLOUT] = File(_HEADER + for_rollout.settings(hall))
     if identity.role == "rhfs":
         files[ROOTS] = File(_HEADER + for_roots.settings(hall, identity.hostname))

@@ -17,8 +17,10 @@ from msgspec import Meta
 from services.common.addresses import Range
 from services.common.signing import PublicKey, Signer
 
-OF_GW = ("ns", "netboot", "depot", "rollout")
-"""Names that are gw's in every hall: DNS, what machines boot, where versions come from and how they get to seats."""
+OF_GW = ("ns", "netboot", "depot", "rollout", "overview")
+"""Names that are gw's in every hall: DNS, what machines boot, where versions come from, how they get to seats, and the
+page that shows all of it.
+"""
 
 
 def about(text: str) -> Meta:

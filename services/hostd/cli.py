@@ -67,6 +67,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         manager=SystemdManager(settings.bus),
         journal=JournalReader(seconds=settings.journal_seconds, size=settings.journal_bytes),
         identity=read_identity(),
+        disks=settings.disks,
     )
     app = make_app(store, journal_groups=settings.journal_groups)
     # Everybody may connect: what a caller may see is decided by who the kernel says it is.

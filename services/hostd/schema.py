@@ -19,6 +19,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of section `hostd`."""
 
     bus: Annotated[str, Meta(description="D-Bus address of the systemd to show")] = SYSTEM_BUS
+    disks: Annotated[list[str], Meta(description="folders whose file systems are told of, each file system once")] = (
+        msgspec.field(default_factory=lambda: ["/var", "/var/lib/backline/roots"])
+    )
     journal_groups: Annotated[
         list[str], Meta(description="groups whose members may read journals over the unix socket, besides root")
     ] = msgspec.field(default_factory=lambda: ["systemd-journal", "adm"])
@@ -31,8 +34,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grace_seconds: Annotated[int, Meta(ge=0, le=300, description="how long a stop waits for running requests")] = 10
 
 
+class Disk(msgspec.Struct, frozen=True):
+    """A file system, by the folder that was looked at: its bytes, and those that are free for ordinary users."""
+
+    path: str
+    total: int
+    free: int
+
+
 class Host(msgspec.Struct, frozen=True):
-    """A host and the image that it runs.
+    """A host, the image that it runs, and its disks.
 
     Role and version are null where nobody told the host; it is unconfigured then.
     """
@@ -42,6 +53,7 @@ class Host(msgspec.Struct, frozen=True):
     role: str | None
     version: str | None
     state: Literal["configured", "unconfigured"]
+    disks: list[Disk] = []
 
 
 class UnitsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

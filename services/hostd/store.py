@@ -5,14 +5,16 @@ Calls block; the application runs them in threads.
 
 from __future__ import annotations
 
+import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 from services.common.bus import Manager, is_unit_name
 from services.common.errors import MissingError, UsageError
 from services.common.identity import ImageIdentity
 from services.hostd.journal import JournalReader
-from services.hostd.schema import Host, Journal, JournalQuery, Unit, UnitDetail, Units, UnitsQuery
+from services.hostd.schema import Disk, Host, Journal, JournalQuery, Unit, UnitDetail, Units, UnitsQuery
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -20,10 +22,13 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class Store:
     """One host, through one systemd and one journal."""
 
-    def __init__(self, *, manager: Manager, journal: JournalReader, identity: ImageIdentity) -> None:
+    def __init__(
+        self, *, manager: Manager, journal: JournalReader, identity: ImageIdentity, disks: Sequence[str] = ()
+    ) -> None:
         self.manager = manager
         self.journal_reader = journal
         self.identity = identity
+        self.disks = disks
 
     def host(self) -> Host:
         """This host now."""
@@ -33,6 +38,7 @@ class Store:
             role=self.identity.role,
             version=self.identity.version,
             state="configured" if self.identity.configured else "unconfigured",
+            disks=disks_of(self.disks),
         )
 
     def units(self, query: UnitsQuery) -> Units:
@@ -70,6 +76,18 @@ class Store:
             except MissingError as error:
                 raise MissingError("unit.unknown", f"there is no unit {name}, and no journal of one") from error
         return journal
+
+
+def disks_of(folders: Sequence[str]) -> list[Disk]:
+    """The file systems of folders, each once. What is not there, or cannot be looked at, is left out."""
+    found: dict[int, Disk] = {}
+    for folder in folders:
+        try:
+            device, disk = Path(folder).stat().st_dev, os.statvfs(folder)
+        except OSError:
+            continue
+        found.setdefault(device, Disk(folder, disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize))
+    return list(found.values())
 
 
 def checked(name: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import Gauge
@@ -16,6 +17,7 @@ from starlette.requests import Request
 from services.common.access import Access, Role, require
 from services.common.app import Application, create_app
 from services.common.edge import Operation, read_body, read_query
+from services.common.pages import HTMX
 from services.rollout import machine
 from services.rollout.pages import RolloutPages, make_pages
 from services.rollout.schema import Plan, Reason, Rollout, Rollouts, RolloutsQuery
@@ -74,10 +76,10 @@ def _id(request: Request) -> int:
     return int(request.path_params["id"])
 
 
-def make_app(work: Work, access: Access) -> Application:
+def make_app(work: Work, access: Access, *, htmx: Path = HTMX) -> Application:
     """The service's application; it takes open rollouts on while it lives."""
     its = Handlers(work)
-    pages = make_pages(login=access.tokens is not None)
+    pages = make_pages(login=access.tokens is not None, htmx=htmx)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Application) -> AsyncIterator[None]:

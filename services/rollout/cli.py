@@ -86,7 +86,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     store = Store(Path(settings.state))
     work = Work(store, netboot=settings.netboot, look_seconds=settings.look_seconds, clock=time.time)
     # Everybody may connect: what a caller may do is decided by who the kernel says it is.
-    return serve(make_app(work, access), listen=arguments.listen, mode=0o666, grace_seconds=settings.grace_seconds)
+    app = make_app(work, access, htmx=settings.htmx)
+    return serve(app, listen=arguments.listen, mode=0o666, grace_seconds=settings.grace_seconds)
 
 
 def _client(arguments: argparse.Namespace) -> RolloutClient:

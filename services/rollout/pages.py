@@ -1,23 +1,27 @@
 """Pages of rollouts: the list, and one rollout with its rings and seats, which move while it goes on.
 
-They are whole without a script; where htmx is there, the same addresses answer the same pages every few seconds.
+They are whole without a script; where htmx is there, the same addresses are asked every few seconds, and answer with
+the page when it would look different.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute
 
 from services.common.access import Role, caller_of, require
+from services.common.codec import encode_json
 from services.common.errors import AccessError
 from services.common.pages import HTMX, Link, Page, Pages
 from services.rollout import machine
-from services.rollout.schema import OVER, Phase, Rollout
+from services.rollout.schema import OVER, Phase, Rollout, Standing, tallies, word
 from services.rollout.work import Work
 
 SHOWN = 100
@@ -74,13 +78,20 @@ class RolloutPages:
         """Rollouts, the newest first."""
         require(request, Role.ORGANIZER)
         found = self.work.store.all()[:SHOWN]
-        going = any(each.phase not in OVER for each in found)
-        return await self.pages.answer(request, "rollouts.html", rollouts=found, open=going, state=state, colour=colour)
+        seen = revision(request, found)
+        if request.query_params.get("seen") == seen:
+            return Response(status_code=204)
+        return await self.pages.answer(
+            request, "rollouts.html", rollouts=found, seen=seen, state=word, colour=colour, tallies=tallies
+        )
 
     async def one(self, request: Request) -> Response:
         """One, with its rings and seats."""
         require(request, Role.ORGANIZER)
         rollout = self.work.store.one(int(request.path_params["id"]))
+        seen = revision(request, [rollout])
+        if request.query_params.get("seen") == seen:
+            return Response(status_code=204)
         actions = [("pause", "Pause"), ("abort", "Abort")]
         if rollout.paused is not None:
             actions[0] = ("resume", "Resume")
@@ -94,8 +105,11 @@ class RolloutPages:
             rollout=rollout,
             over=rollout.phase in OVER,
             actions=actions,
-            state=state,
+            seen=seen,
+            state=word,
             colour=colour,
+            tallies=tallies(rollout),
+            bad=[seat for ring in rollout.rings for seat in ring.seats if seat.standing is Standing.BAD],
         )
 
     async def pause(self, request: Request) -> Response:
@@ -119,9 +133,11 @@ class RolloutPages:
         return RedirectResponse(f"/rollouts/{id}", status_code=303)
 
 
-def state(rollout: Rollout) -> str:
-    """What it is, in a word."""
-    return "paused" if rollout.paused is not None else rollout.phase.value
+def revision(request: Request, rollouts: Sequence[Rollout]) -> str:
+    """Another one whenever a page of these rollouts would look different to this visitor."""
+    content = encode_json([replace(each, looked=None) for each in rollouts])
+    mark = f"{person(request)}".encode()
+    return hashlib.sha256(content + mark).hexdigest()[:16]
 
 
 def colour(rollout: Rollout) -> str:

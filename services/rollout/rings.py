@@ -6,18 +6,11 @@ are mdb's. A ring has no seat that an earlier one had.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Sequence
 
 from netboot.schema import Seat
+from services.common.names import row_of
 from services.rollout.schema import RingKind
-
-_LAST = re.compile(r"[-_]?(?:(?<=[0-9])[a-z])?[0-9]+$")
-
-
-def row_of(hostname: str) -> str:
-    """The row of a seat: its name without its last number, and the letter between two numbers."""
-    return _LAST.sub("", hostname) or hostname
 
 
 def follows(seat: Seat) -> bool:

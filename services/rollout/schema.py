@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -31,10 +33,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     look_seconds: Annotated[float, Meta(ge=0.1, le=60, description="how often seats are looked at")] = 3.0
     reader_groups: Annotated[
         list[str], Meta(description="groups whose members may see rollouts over the unix socket")
-    ] = msgspec.field(default_factory=list)
+    ] = msgspec.field(default_factory=lambda: ["backline-overview"])
     writer_groups: Annotated[
         list[str], Meta(description="groups whose members may change them over the unix socket, besides root")
     ] = msgspec.field(default_factory=list)
+    htmx: Annotated[
+        Path, Meta(description="htmx.min.js of Debian's libjs-htmx; pages do without where it is missing")
+    ] = Path("/usr/share/javascript/htmx/htmx.min.js")
     access: AccessSettings = AccessSettings()
     grace_seconds: Annotated[int, Meta(ge=0, le=300, description="how long a stop waits for running requests")] = 10
 
@@ -158,6 +163,42 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     back_since: float | None = None
     ended: float | None = None
     events: list[Event] = []
+
+
+class Tally(msgspec.Struct, frozen=True, kw_only=True):
+    """A ring in numbers: its seats that are good, bad, left out, and on their way; `state` is a word for people."""
+
+    kind: str
+    state: str
+    good: int
+    bad: int
+    out: int
+    going: int
+
+
+def tallies(rollout: Rollout) -> list[Tally]:
+    """The rings of a rollout in numbers."""
+    return [_tally(rollout, ring) for ring in rollout.rings]
+
+
+def _tally(rollout: Rollout, ring: Ring) -> Tally:
+    found = Counter(seat.standing for seat in ring.seats)
+    good, bad, out = found[Standing.GOOD], found[Standing.BAD], found[Standing.LEFT_OUT] + found[Standing.BUSY]
+    if ring.passed is not None:
+        state = "good"
+    elif ring.opened is None:
+        state = "not open"
+    elif bad and rollout.phase in (Phase.REVERTING, Phase.REVERTED):
+        state = "bad"
+    else:
+        state = "open" if rollout.phase is Phase.RUNNING else "ended"
+    going = len(ring.seats) - good - bad - out
+    return Tally(kind=ring.kind.value, state=state, good=good, bad=bad, out=out, going=going)
+
+
+def word(rollout: Rollout) -> str:
+    """What it is, in a word."""
+    return "paused" if rollout.paused is not None else rollout.phase.value
 
 
 class Rollouts(msgspec.Struct, frozen=True, kw_only=True):

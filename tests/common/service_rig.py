@@ -98,8 +98,9 @@ def activated(
     env: Mapping[str, str] | None = None,
     names: str = "api.socket:lan",
     ready: bool = True,
+    port: int = 0,
 ) -> Iterator[Service]:
-    """A service with two activated sockets, one unix and one TCP, ready to answer."""
+    """A service with two activated sockets, one unix and one TCP (at any port unless told), ready to answer."""
     path = folder / "service.sock"
     with contextlib.ExitStack() as stack:
         local = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -107,7 +108,8 @@ def activated(
         path.chmod(0o666)
         local.listen(64)
         lan = stack.enter_context(socket.socket(socket.AF_INET))
-        lan.bind(("127.0.0.1", 0))
+        lan.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        lan.bind(("127.0.0.1", port))
         lan.listen(64)
         notify = NotifySocket(folder / "notify")
         stack.callback(notify.close)

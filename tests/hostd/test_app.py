@@ -32,6 +32,8 @@ def test_a_host_tells_its_role_and_version(hostd: Service, face: str) -> None:
         host = client.host()
     assert (host.role, host.version, host.state) == ("gw", "20260101.0123456789ab", "configured")
     assert host.hostname == socket.gethostname()
+    (disk,) = [disk for disk in host.disks if disk.path == "/var"]
+    assert 0 < disk.free < disk.total
 
 
 @pytest.mark.parametrize("face", FACES)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -106,6 +108,16 @@ def test_a_host_that_does_not_answer_is_unknown() -> None:
         assert (found.state, found.why) == ("unknown", "no answer within 0.2 s")
         port = silent.getsockname()[1]
     assert ask("gw", "127.0.0.1", port).state == "unknown"
+
+
+def test_a_host_that_is_half_dead_is_unknown_and_back_at_once(hostd: Service) -> None:
+    os.kill(hostd.process.pid, signal.SIGSTOP)
+    try:
+        found = ask(socket.gethostname(), "127.0.0.1", hostd.port, seconds=0.5)
+    finally:
+        os.kill(hostd.process.pid, signal.SIGCONT)
+    assert (found.state, found.why, found.version) == ("unknown", "no answer within 0.5 s", None)
+    assert ask(socket.gethostname(), "127.0.0.1", hostd.port).state == "degraded"
 
 
 def test_somebody_else_at_a_hosts_address_is_not_that_host(hostd: Service) -> None:

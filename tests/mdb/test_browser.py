@@ -9,64 +9,20 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from services.mdb.client import Mdb
 from services.mdb.schema import Edits, MachinePatch, Removal
+from tests.common.browser_rig import SCREENSHOTS, STILL, Desk, desk_in, launched
 from tests.common.service_rig import Service
 from tests.mdb.pages_rig import BEGIN, forwarded, hall, neighbours
 
 pytestmark = pytest.mark.needs("chromium")
 
-CHROMIUM = "/usr/bin/chromium"
-ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-SCREENSHOTS = Path(__file__).parents[2] / "docs/screenshots"
 FOUND = 1027  # seats, organizers' machines and servers of the hall
-
-
-@dataclass
-class Desk:
-    """A browser in front of the hall, as root, with everything that it asked for and complained of."""
-
-    page: Page
-    origin: str
-    asked: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-
-    def open(self, path: str) -> None:
-        self.page.goto(self.origin + path)
-
-    def hosts(self) -> list[str]:
-        return self.page.locator(".machines tbody th a").all_inner_texts()
-
-    def all(self, selector: str, attribute: str) -> list[str]:
-        """An attribute of every element that matches."""
-        return list(self.page.eval_on_selector_all(selector, f"them => them.map(it => it.{attribute})"))
-
-    def press(self, *keys: str) -> None:
-        for key in keys:
-            self.page.keyboard.press(key)
-
-    @property
-    def focused(self) -> str:
-        """What has the focus, as people would call it."""
-        found = self.page.evaluate(
-            "() => { const it = document.activeElement;"
-            " return it.ariaLabel || it.labels?.[0]?.innerText || it.innerText || it.id || it.tagName }"
-        )
-        return " ".join(str(found).split())
 
 
 @pytest.fixture(scope="module")
@@ -83,19 +39,8 @@ def origin(service: Service) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+    with launched() as started:
         yield started
-        started.close()
-
-
-def desk_in(context: BrowserContext, origin: str) -> Desk:
-    desk = Desk(context.new_page(), origin)
-    desk.page.set_default_timeout(20_000)
-    desk.page.on("request", lambda request: desk.asked.append(request.url))
-    desk.page.on("console", lambda message: desk.complaints.append(f"{message.type}: {message.text}"))
-    desk.page.on("pageerror", lambda error: desk.complaints.append(str(error)))
-    return desk
 
 
 @pytest.fixture
@@ -343,11 +288,6 @@ def test_the_screenshots_of_the_documents(browser: Browser, tmp_path: Path) -> N
     assert len(list(folder.glob("mdb-*.png"))) == len(SCENES) + 2 * (len(LOOKS) - 1)
 
 
-# No focus, and two frames for what changes when the pointer leaves.
-STILL = """() => {
-  document.activeElement.blur();
-  return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 300))));
-}"""
 LOOKS = {"": (1120, 700, False), "-dark": (1120, 700, True), "-phone": (390, 780, False)}
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from netboot.boots import BOOTS_KEPT, Answered, Asked, Boots
-from netboot.heartbeats import FRESH_SECONDS, Heartbeats
+from netboot.heartbeats import FRESH_SECONDS, START_SECONDS, Heartbeats
 from netboot.leases import LEASE_SECONDS
-from netboot.schema import Health, Heartbeat, NewOrder, NewPointer, Orders
+from netboot.schema import Health, Heartbeat, Liveness, NewOrder, NewPointer, Orders
 from netboot.store import Store
 from services.common.database import Database
 from services.common.errors import AccessError, BusyError, MissingError
@@ -46,6 +46,41 @@ def test_a_lease_begins_with_the_boot_and_ends_a_day_after_the_last_sign_of_life
     assert leased(beats) == [("pas-r01p01", ONE)]
     clock[0] += 1
     assert leased(beats) == []
+
+
+def test_a_machine_that_is_silent_is_unknown_within_its_limit(beats: Heartbeats, clock: list[float]) -> None:
+    def state() -> Liveness:
+        (lease,) = beats.leases().leases
+        (found,) = [
+            each for each in beats.seats(list(beats.store.machines), None).seats if each.machine == lease.machine
+        ]
+        assert found.state is lease.state
+        return lease.state
+
+    began = boot(beats.boots)
+    assert state() is Liveness.STARTING
+    clock[0] += START_SECONDS
+    assert state() is Liveness.UNKNOWN
+    beat(beats, began)
+    assert state() is Liveness.UP
+    clock[0] += FRESH_SECONDS - 1
+    assert state() is Liveness.UP
+    clock[0] += 1
+    assert state() is Liveness.UNKNOWN
+    beat(beats, began, state="degraded")
+    assert state() is Liveness.DEGRADED
+    beat(beats, began, state="starting")
+    assert state() is Liveness.STARTING
+    clock[0] += 60
+    boot(beats.boots)
+    assert state() is Liveness.STARTING
+
+
+def test_a_machine_without_a_lease_is_off(beats: Heartbeats, clock: list[float]) -> None:
+    beat(beats, boot(beats.boots))
+    clock[0] += LEASE_SECONDS
+    states = {each.hostname: each.state for each in beats.seats(list(beats.store.machines), None).seats}
+    assert set(states.values()) == {Liveness.OFF}
 
 
 def test_a_lease_ends_when_its_machine_boots_another_version(beats: Heartbeats, clock: list[float]) -> None:

@@ -55,6 +55,8 @@ class SimulatedSeat:
     version: str = ""
     user: str | None = None
     boots: list[str] = field(default_factory=list)
+    failed: tuple[str, ...] = ()
+    silent: bool = False
 
 
 class Seats(threading.Thread):
@@ -103,10 +105,17 @@ class Seats(threading.Thread):
         each.version = answer.partition("backline.version=")[2].split()[0]
         each.boots.append(each.version)
 
+    def token(self, each: SimulatedSeat) -> str:
+        """What a seat shows of its boot."""
+        return self._tokens.for_machine(f"seat{each.number}", machine=each.number, boot=each.boot, seconds=600)
+
     def _beat(self, netboot: Netboot, each: SimulatedSeat) -> None:
-        token = self._tokens.for_machine(f"seat{each.number}", machine=each.number, boot=each.boot, seconds=60)
+        token = self.token(each)
+        if each.silent:
+            return
         unit = self.bad.get(each.version)
-        health = Health(state="degraded", failed_units=[unit]) if unit else Health(state="running")
+        failed = [*each.failed, *([unit] if unit else [])]
+        health = Health(state="degraded", failed_units=failed) if failed else Health(state="running")
         orders = netboot.heartbeat(each.boot, token, Heartbeat(version=each.version, health=health, user=each.user))
         if orders.reboot and (each.user is None or orders.even_with_user):
             self._boot(netboot, each)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netboot.schema import Action
+from services.common.names import row_of
 from services.rollout import machine
-from services.rollout.rings import row_of
 from services.rollout.schema import OVER, Phase, RingKind, Standing
 from tests.rollout.hall import NEW, OLD, Hall, Machine, Runner, rows
 

@@ -154,7 +154,7 @@ def test_pages_show_a_rollout_and_take_it_back(tmp_path: Path, rollout: Service)
         assert "There has been no rollout yet" in browser.get("http://rollout/").text
         id = client.start(msgspec.structs.replace(PLAN, settle=600, why="<b>new</b>")).id
         page = browser.get(f"http://rollout/rollouts/{id}").text
-        assert 'hx-trigger="every 2s"' in page
+        assert 'hx-trigger="every 1s"' in page
         assert "<b>new" not in page
         assert f'href="/rollouts/{id}"' in browser.get("http://rollout/").text
         foreign = browser.post(f"http://rollout/rollouts/{id}/abort", headers={"sec-fetch-site": "cross-site"})

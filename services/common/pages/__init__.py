@@ -19,6 +19,7 @@ from typing import Protocol
 from urllib.parse import urlencode, urlsplit
 
 import jinja2
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -69,6 +70,9 @@ class Link:
     path: str
     private: bool = False
 
+
+SITES = (("overview", "Hall"), ("mdb", "Machines"), ("rollout", "Rollouts"))
+"""Services of gw that have pages, in the order of the header, and what they are called there."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -147,6 +151,7 @@ class Pages:
             "service_title": title,
             "static": self._address,
             "has_htmx": "htmx.js" in self._files,
+            "site_titles": SITES,
         }
         self._environment.filters |= {
             "moment": moment,
@@ -154,6 +159,7 @@ class Pages:
             "number": number,
             "query": query,
             "shell": shlex.quote,
+            "bytes": size,
         }
 
     def routes(self) -> list[BaseRoute]:
@@ -179,6 +185,7 @@ class Pages:
         seen = {
             "visitor": visitor,
             "path": path,
+            "sites": sites(self.service, request),
             "navigation": [link for link in self.navigation if visitor.name or not link.private],
             "login": f"/login?{urlencode({'next': here(request)})}" if self.login else None,
             "session": COOKIE in request.cookies,
@@ -186,6 +193,10 @@ class Pages:
         }
         text = await asyncio.to_thread(self._environment.get_template(template).render, seen)
         return Response(text, status_code=status, headers={**HEADERS, **(headers or {})}, media_type="text/html")
+
+    async def part(self, template: str, **context: object) -> Markup:
+        """A piece of a page that is the same for whoever looks, to be kept and put into `answer`'s."""
+        return Markup(await asyncio.to_thread(self._environment.get_template(template).render, context))
 
     async def error(self, request: Request, problem: Problem) -> Response | None:
         """The page of a failure, for browsers. htmx puts it where the page was, whatever it wanted to replace."""
@@ -220,6 +231,29 @@ class Pages:
 def here(request: Request) -> str:
     """The address that was asked for, without host: where to come back to."""
     return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+
+
+def sites(service: str, request: Request) -> dict[str, str]:
+    """Where the pages of each service are, by its name: beside ours, when we are asked by our own name.
+
+    Under an address, as behind a forwarded port, nobody knows: then it is empty.
+    """
+    host = request.headers.get("host", "")
+    label, dot, rest = host.partition(".")
+    name, _, port = label.partition(":")
+    if name != service:
+        return {}
+    rest = dot + rest + (f":{port}" if port else "")
+    return {name: f"//{name}{rest}" for name, _ in SITES}
+
+
+def size(value: float) -> str:
+    """Bytes for people: `1.4 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5 or (unit == "B" and value < 1000):
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"
 
 
 def moment(seconds: float) -> str:

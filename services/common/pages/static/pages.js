@@ -69,3 +69,93 @@ document.addEventListener("htmx:load", (event) => {
   const wanting = event.target.matches("#main") ? event.target : event.target.querySelector("[data-focus]");
   if (wanting) wanting.focus({ preventScroll: true });
 });
+
+// A grid of seats is one stop of the keyboard: arrows move in it, and what has the focus is told beside it.
+let cellId = "";
+
+function cellsOf(grid) {
+  return [...grid.querySelectorAll("a.mark")];
+}
+
+function stops(root) {
+  for (const grid of root.querySelectorAll("[data-grid]")) {
+    const cells = cellsOf(grid);
+    const current = cells.find((cell) => cell === document.activeElement || cell.id === cellId) || cells[0];
+    for (const cell of cells) cell.tabIndex = cell === current ? 0 : -1;
+  }
+}
+
+function beside(cell, key) {
+  const rows = [...cell.closest("[data-grid]").querySelectorAll(".cells")].map((row) => [...row.children]);
+  const row = rows.findIndex((cells) => cells.includes(cell));
+  const place = rows[row].indexOf(cell);
+  if (key === "ArrowRight") return rows[row][place + 1] || rows[row + 1]?.[0];
+  if (key === "ArrowLeft") return rows[row][place - 1] || rows[row - 1]?.at(-1);
+  if (key === "ArrowDown") return rows[row + 1]?.[Math.min(place, rows[row + 1].length - 1)];
+  if (key === "ArrowUp") return rows[row - 1]?.[Math.min(place, rows[row - 1].length - 1)];
+  if (key === "Home") return rows[row][0];
+  if (key === "End") return rows[row].at(-1);
+  return null;
+}
+
+function tell(event) {
+  const cell = event.target.closest?.("[data-grid] a.mark");
+  const readout = cell?.closest("section").querySelector("[data-readout]");
+  if (readout) readout.textContent = cell.title;
+}
+
+document.addEventListener("keydown", (event) => {
+  const cell = event.target.closest?.("[data-grid] a.mark");
+  const next = cell && !event.ctrlKey && !event.metaKey && !event.altKey ? beside(cell, event.key) : null;
+  if (!next) return;
+  event.preventDefault();
+  cell.tabIndex = -1;
+  next.tabIndex = 0;
+  cellId = next.id;
+  next.focus();
+});
+document.addEventListener("focusin", tell);
+document.addEventListener("mouseover", tell);
+document.addEventListener("DOMContentLoaded", () => stops(document));
+document.addEventListener("htmx:load", () => stops(document));
+
+// What somebody has opened or closed stays so when the part around it is exchanged.
+const folded = new Map();
+
+document.addEventListener("click", (event) => {
+  const details = event.target.closest?.("summary")?.parentElement;
+  if (details?.id) folded.set(details.id, !details.open);
+});
+document.addEventListener("htmx:load", () => {
+  for (const [id, open] of folded) {
+    const details = document.getElementById(id);
+    if (details) details.open = open;
+  }
+});
+
+// What moves by itself must not look alive when nobody answers any more.
+let heard = new Date();
+
+function stale(old) {
+  document.body.classList.toggle("is-old", old);
+  for (const note of document.querySelectorAll("[data-stale]")) {
+    note.hidden = !old;
+    note.querySelector("[data-heard]").textContent = heard.toLocaleTimeString();
+  }
+}
+
+for (const name of ["htmx:sendError", "htmx:timeout", "htmx:responseError"]) {
+  document.addEventListener(name, (event) => {
+    if (event.target.closest?.("[data-live]") || !event.target.isConnected) stale(true);
+  });
+}
+document.addEventListener("htmx:beforeSwap", (event) => {
+  // Of a service that is down, nginx has no page to show: what was there stays, marked as old.
+  if (event.target.closest?.("[data-live]") && event.detail.xhr.status >= 500) event.detail.shouldSwap = false;
+});
+document.addEventListener("htmx:beforeOnLoad", (event) => {
+  if (event.detail.xhr.status < 400 && event.target.closest?.("[data-live]")) {
+    heard = new Date();
+    stale(false);
+  }
+});

@@ -1,0 +1,249 @@
+"""The hall at a glance in a browser: a thousand seats, keyboard, half-dead services, a rollout that moves live.
+
+`BACKLINE_SCREENSHOTS=1 pytest tests/overview/test_browser.py -k screenshots` writes those of docs/screenshots again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from services.rollout.client import RolloutClient
+from services.rollout.schema import Plan
+from tests.common.browser_rig import SCREENSHOTS, STILL, Desk, desk_in, launched
+from tests.mdb.pages_rig import forwarded, htmx
+from tests.netboot.rig import ONE, TWO
+from tests.overview.rig import Whole, stopped, whole
+from tests.rollout.rig import until
+
+pytestmark = pytest.mark.needs("chromium")
+
+HALL, ROLLOUT = "http://overview.prolo", "http://rollout.prolo"
+SEATS = 60
+UNIT = "lightdm.service"
+
+
+@contextmanager
+def browsing(made: Whole) -> Iterator[Browser]:
+    """A browser that finds the services by their names, as root."""
+    with ExitStack() as stack:
+        rules = []
+        for service, origin in ((made.overview, HALL), (made.rollout, ROLLOUT)):
+            address = stack.enter_context(forwarded(service.socket)).removeprefix("http://")
+            rules.append(f"MAP {origin.removeprefix('http://')}:80 {address}")
+        # As over HTTPS: else the browser complains of headers that it takes from secure places only.
+        secure = f"--unsafely-treat-insecure-origin-as-secure={HALL},{ROLLOUT}"
+        yield stack.enter_context(launched(f"--host-resolver-rules={','.join(rules)}", secure))
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return htmx(tmp_path_factory.mktemp("htmx"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, script: Path) -> Iterator[Whole]:
+    folder = tmp_path_factory.mktemp("hall")
+    with whole(folder, seats=SEATS, htmx=script, bad={TWO: UNIT}, hosts=("gw", "web")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser(made: Whole) -> Iterator[Browser]:
+    with browsing(made) as started:
+        yield started
+
+
+@pytest.fixture
+def desk(browser: Browser) -> Iterator[Desk]:
+    """Afterwards: nothing was asked of another origin, and the console is empty."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    found = desk_in(context, HALL)
+    yield found
+    context.close()
+    assert [url for url in found.asked if not url.startswith((f"{HALL}/", f"{ROLLOUT}/"))] == []
+    assert found.complaints == []
+
+
+def test_a_unit_that_fails_is_seen_without_a_reload(desk: Desk, made: Whole) -> None:
+    desk.open("/")
+    expect(desk.page.locator("#figure-up strong")).to_have_text(str(SEATS))
+    expect(desk.page.locator("#host-gw ~ .host-state")).to_have_text("up")
+    made.seats.seats[6].failed = (UNIT,)
+    expect(desk.page.locator("#figure-degraded strong")).to_have_text("1")
+    expect(desk.page.locator("#s7")).to_have_class("mark warn")
+    expect(desk.page.locator(".faults")).to_contain_text(f"Degraded: pas-r01p07 ({UNIT})")
+    made.seats.seats[6].failed = ()
+    expect(desk.page.locator("#figure-up strong")).to_have_text(str(SEATS))
+    assert len([url for url in desk.asked if url == f"{HALL}/"]) == 1
+
+
+def test_seats_are_one_stop_of_the_keyboard_and_arrows_move(desk: Desk, made: Whole) -> None:
+    desk.open("/")
+    desk.page.locator("#room-pasteur").focus()
+    desk.press("Tab")
+    active = "() => document.activeElement.id"
+    assert desk.page.evaluate(active) == "s1"
+    desk.press("ArrowRight", "ArrowRight", "ArrowDown")
+    assert desk.page.evaluate(active) == "s43"
+    expect(desk.page.locator(".readout").first).to_contain_text("pas-r02p03: up")
+    made.seats.seats[50].failed = (UNIT,)
+    expect(desk.page.locator("#figure-degraded strong")).to_have_text("1")  # the part was exchanged
+    assert desk.page.evaluate(active) == "s43"
+    made.seats.seats[50].failed = ()
+    desk.press("End", "ArrowUp", "Home", "Tab")
+    assert desk.page.evaluate(active) == "v-pasteur-1"
+    desk.press("Shift+Tab")
+    assert desk.page.evaluate(active) == "s1"
+    desk.press("Enter")
+    expect(desk.page.get_by_role("heading", level=1)).to_have_text("pas-r01p01")
+    expect(desk.page.locator("#seat")).to_contain_text("s ago")
+
+
+def test_a_page_whose_service_is_half_dead_does_not_look_alive(desk: Desk, made: Whole) -> None:
+    desk.open("/")
+    expect(desk.page.locator("[data-stale]")).to_be_hidden()
+    with stopped(made.overview):
+        expect(desk.page.locator("[data-stale]")).to_be_visible(timeout=15_000)
+        assert "is-old" in str(desk.page.evaluate("() => document.body.className"))
+        assert float(desk.page.evaluate("() => getComputedStyle(document.querySelector('#hall')).opacity")) < 0.9
+    expect(desk.page.locator("[data-stale]")).to_be_hidden(timeout=15_000)
+    desk.complaints.clear()  # the request that was cut
+
+
+def test_a_host_that_is_half_dead_turns_unknown_before_ones_eyes(desk: Desk, made: Whole) -> None:
+    desk.open("/hosts/web")
+    expect(desk.page.locator("tbody tr").first).to_contain_text("nginx.service")
+    expect(desk.page.locator("tbody tr").first).to_contain_text("backline host journal nginx.service --host web")
+    with stopped(made.hosts["web"]):
+        expect(desk.page.locator(".head .state")).to_have_text("unknown")
+        expect(desk.page.locator(".notice.bad").last).to_contain_text("no answer within 1 s")
+        desk.open("/")
+        expect(desk.page.locator("#host-web ~ .host-state")).to_have_text("unknown")
+        expect(desk.page.locator(".faults")).to_contain_text("web is silent: no answer within 1 s")
+    expect(desk.page.locator("#host-web ~ .host-state")).to_have_text("degraded")
+
+
+def test_a_bad_version_is_stopped_before_ones_eyes(desk: Desk, made: Whole) -> None:
+    desk.open("/")
+    desk.page.get_by_role("link", name="Rollouts", exact=True).click()
+    expect(desk.page).to_have_url(f"{ROLLOUT}/")
+    expect(desk.page.locator("#rollouts")).to_contain_text("There has been no rollout yet")
+    with RolloutClient(made.rollout.unix) as client:
+        id = client.start(Plan(version=TWO, why="new compilers", within=120, settle=2)).id
+    desk.page.locator(f"#open-{id}, #r{id}").first.click()  # it was not there when the page was opened
+    expect(desk.page.locator(".head .tag")).to_have_text("reverted", timeout=60_000)
+    expect(desk.page.locator(".notice")).to_have_text(f"ring 1 (seat): pas-r01p01: {UNIT} failed")
+    expect(desk.page.locator(".ring").first).to_contain_text("bad")
+    expect(desk.page.locator(".plain-list")).to_contain_text(f"pas-r01p01: {UNIT} failed")
+    assert len([url for url in desk.asked if url == f"{ROLLOUT}/rollouts/{id}"]) == 1
+    desk.page.get_by_role("link", name="Hall", exact=True).click()
+    expect(desk.page.locator(".rollout-card")).to_contain_text("reverted")
+    expect(desk.page.locator(".glance-side")).to_contain_text(f"{TWO} rollout {id}")
+
+
+def test_a_root_pauses_resumes_and_aborts_it(desk: Desk, made: Whole) -> None:
+    with RolloutClient(made.rollout.unix) as client:
+        until(lambda: all(each.version == ONE for each in made.seats.seats))
+        id = client.start(Plan(version=TWO, lift_quarantine=True, within=600, settle=600, first="pas-r02p01")).id
+    desk.page.goto(f"{ROLLOUT}/rollouts/{id}")
+    desk.page.get_by_role("button", name="Pause").click()
+    expect(desk.page.locator(".notice.warn")).to_have_text("Paused: root paused it")
+    desk.page.get_by_role("button", name="Resume").click()
+    expect(desk.page.locator(".head .tag")).not_to_have_text("paused")
+    if desk.page.get_by_role("button", name="Abort").is_visible():
+        desk.page.get_by_role("button", name="Abort").click()
+    expect(desk.page.locator(".head .tag")).to_have_text(re.compile("aborted|reverted"), timeout=60_000)
+    expect(desk.page.get_by_role("button", name="Abort")).to_have_count(0)
+
+
+@pytest.mark.parametrize("path", ["/", "/hosts/web", "/seats", "/seats/pas-r01p01"])
+def test_it_fits_a_phone_and_everything_has_a_name(browser: Browser, path: str) -> None:
+    context = browser.new_context(viewport={"width": 375, "height": 700})
+    desk = desk_in(context, HALL)
+    desk.open(path)
+    assert desk.page.evaluate("() => document.documentElement.scrollWidth") <= 375
+    nameless = desk.page.evaluate(
+        "() => [...document.querySelectorAll('input:not([type=hidden]), select, button, a')]"
+        ".filter(it => !(it.ariaLabel || it.title || it.labels?.length || it.innerText?.trim()))"
+        ".filter(it => !it.closest('.brand'))"
+        ".map(it => it.outerHTML)"
+    )
+    assert nameless == []
+    levels = [int(tag[1]) for tag in desk.all("h1, h2, h3", "tagName")]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    ids = desk.all("[id]", "id")
+    assert len(ids) == len(set(ids))
+    context.close()
+
+
+def prepare(made: Whole) -> None:
+    """Troubles of a day, by numbers."""
+    for each in made.seats.seats:
+        if each.number % 167 == 12:
+            each.failed = (UNIT,)
+        each.silent = each.number % 143 == 30
+
+
+@pytest.mark.full
+def test_the_screenshots_of_the_documents(tmp_path: Path, script: Path) -> None:
+    """A thousand seats on a wall and on a phone; a rollout that goes on, and one that was taken back."""
+    folder = SCREENSHOTS if os.environ.get("BACKLINE_SCREENSHOTS") else tmp_path / "screenshots"
+    folder.mkdir(exist_ok=True)
+    with whole(tmp_path, seats=1000, htmx=script, seconds=8) as made, browsing(made) as browser:
+        prepare(made)
+        with RolloutClient(made.rollout.unix) as client:
+            id = client.start(Plan(version=TWO, why="new compilers", within=600, settle=3)).id
+            until(lambda: client.rollout(id).ring >= 2, seconds=120)
+            until(
+                lambda: sum(seat.standing.value == "good" for seat in client.rollout(id).rings[2].seats) > 120,
+                seconds=90,
+            )
+        made.ahead(46)
+        until(lambda: made.hall().seats["unknown"] >= 5 and made.hall().seats["up"] > 900, seconds=60)
+        os.kill(made.hosts["monitoring"].process.pid, 9)
+        until(lambda: made.state("monitoring") == "unknown")
+        for name, (width, height, dark) in LOOKS.items():
+            context = browser.new_context(
+                viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
+            )
+            desk = desk_in(context, HALL)
+            for shown, address in SCENES.items():
+                desk.page.goto(address.format(id=id))
+                desk.page.mouse.move(0, 0)
+                desk.page.evaluate(STILL)
+                desk.page.screenshot(path=folder / f"overview-{shown}{name}.png", animations="disabled")
+            context.close()
+    assert len(list(folder.glob("overview-*.png"))) == len(SCENES) * len(LOOKS)
+
+
+LOOKS = {"": (1920, 1080, False), "-dark": (1920, 1080, True), "-phone": (390, 844, False), "-desk": (1280, 900, False)}
+SCENES = {
+    "hall": f"{HALL}/",
+    "host": f"{HALL}/hosts/web",
+    "seats": f"{HALL}/seats?state=degraded",
+    "seat": f"{HALL}/seats/pas-r01p12",
+    "rollout": f"{ROLLOUT}/rollouts/{{id}}",
+    "rollouts": f"{ROLLOUT}/",
+}
+
+
+def test_a_thousand_seats_are_there_in_a_moment(tmp_path: Path, script: Path) -> None:
+    with whole(tmp_path, seats=1000, htmx=script, seconds=10, hosts=("gw",)) as made, browsing(made) as browser:
+        desk = desk_in(browser.new_context(viewport={"width": 1920, "height": 1080}), HALL)
+        began = time.monotonic()
+        desk.open("/")
+        assert desk.page.locator(".seats a.mark").count() == 1000
+        assert time.monotonic() - began < 10
+        expect(desk.page.locator("#figure-up strong")).to_have_text("1,000")
+        assert desk.page.locator(".room").count() == 3
+        assert desk.page.evaluate("() => document.documentElement.scrollWidth") <= 1920
+        assert desk.complaints == []
