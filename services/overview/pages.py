@@ -7,10 +7,12 @@ has. Each page is whole without a script, and with one it is asked for again eve
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -18,6 +20,7 @@ from starlette.routing import BaseRoute
 from netboot.schema import Liveness
 from netboot.schema import Seat as NetbootSeat
 from services.common.access import Role, caller_of, require
+from services.common.codec import encode_json
 from services.common.errors import AccessError, BacklineError, MissingError
 from services.common.pages import HTMX, Link, Page, Pages, sites
 from services.hostd.schema import Unit
@@ -126,6 +129,11 @@ class HallPages:
             units = sorted((await self.watch.units(name)).units, key=lambda unit: (_rank(unit), unit.name))
         except BacklineError as error:
             problem = error.message
+        published = [each for each in hall.published if any(one.host == name for one in each.receivers)]
+        told = replace(host, heard=None) if host.why is None else host
+        seen = _revision(told, units, published, problem)
+        if request.query_params.get("seen") == seen:
+            return Response(status_code=204)
         return await self.pages.answer(
             request,
             "host.html",
@@ -133,7 +141,8 @@ class HallPages:
             units=units,
             problem=problem,
             shapes=SHAPES,
-            published=[each for each in hall.published if any(one.host == name for one in each.receivers)],
+            published=published,
+            seen=seen,
             look=self._look(),
         )
 
@@ -149,10 +158,14 @@ class HallPages:
             and asked["state"] in ("", seat.state.value)
             and asked["version"] in ("", seat.version)
         ]
+        seen = _revision([(seat, said.room, said.user, said.health) for said, seat in found])
+        if request.query_params.get("seen") == seen:
+            return Response(status_code=204)
         return await self.pages.answer(
             request,
             "seats.html",
             seats=found,
+            seen=seen,
             asked=asked,
             hall=hall,
             versions=sorted({one.version for room in hall.rooms for one in room.versions}),
@@ -188,6 +201,11 @@ class HallPages:
 def seat_class(seat: Seat) -> str:
     """The classes of a seat's mark."""
     return f"{SHAPES[seat.state.value][1]}{' old' if seat.outdated else ''}"
+
+
+def _revision(*shown: object) -> str:
+    """Another one when something that is shown is."""
+    return hashlib.sha256(encode_json(list(shown))).hexdigest()[:16]
 
 
 def _rank(unit: Unit) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = (
@@ -64,10 +64,16 @@ class Desk:
 @contextlib.contextmanager
 def launched(*arguments: str) -> Iterator[Browser]:
     """Chromium without a window."""
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, *arguments])
+    with sync_playwright() as playwright, opened(playwright, *arguments) as started:
         yield started
-        started.close()
+
+
+@contextlib.contextmanager
+def opened(playwright: Playwright, *arguments: str) -> Iterator[Browser]:
+    """Chromium once more: there is one playwright at a time."""
+    started = playwright.chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, *arguments])
+    yield started
+    started.close()
 
 
 def desk_in(context: BrowserContext, origin: str) -> Desk:

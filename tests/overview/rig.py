@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from netboot.client import Netboot
 from services.common.process import running, spawn
 from services.depot.client import Depot
 from services.depot.schema import NewProgress, State
@@ -17,6 +19,7 @@ from services.overview.client import OverviewClient
 from services.overview.schema import Hall
 from tests.common.service_rig import ROOT, Service, activated, base_environment
 from tests.depot import rig as depot_rig
+from tests.netboot.rig import ONE, TWO, publish
 from tests.rollout.rig import Seats, until
 
 OVERVIEW = [sys.executable, "-m", "services.common.main", "overview", "serve"]
@@ -31,7 +34,7 @@ HOSTS: dict[str, tuple[str, ...]] = {
     "monitoring": ("monitoring", "20261118.e01b6a93c7f4"),
 }
 """Hosts of the hall: role, version, and units that have failed."""
-FIGURES = 'look_seconds = 0.5\nanswer_seconds = 1\nhall = "pasteur"\ndomain = "prolo"\n'
+FIGURES = 'look_seconds = 0.5\nanswer_seconds = {answer}\nhall = "pasteur"\ndomain = "prolo"\n'
 
 
 @dataclass
@@ -53,6 +56,12 @@ class Whole:
 
     def state(self, host: str) -> str:
         return next(each for each in self.hall().hosts if each.name == host).state.value
+
+    def troubles(self, *, failed: dict[int, list[str]], silent: list[int]) -> None:
+        """What is wrong with seats of a crowd."""
+        file = self.folder / "netboot/troubles.json"
+        file.with_suffix(".new").write_text(json.dumps({"failed": failed, "silent": silent}))
+        file.with_suffix(".new").rename(file)
 
     def ahead(self, seconds: float) -> None:
         """Have netboot believe that so much time has passed."""
@@ -89,12 +98,17 @@ def whole(
     seconds: float = 0.4,
     bad: dict[str, str] | None = None,
     hosts: tuple[str, ...] = tuple(HOSTS),
+    crowd: bool = False,
 ) -> Iterator[Whole]:
-    """The whole hall, with version ONE on all seats, TWO published, and everybody heard once."""
+    """The whole hall, with version ONE on all seats, TWO published, and everybody heard once.
+
+    A `crowd` of seats beats inside netboot (`tests.overview.netboot_service`), others in here.
+    """
     with contextlib.ExitStack() as stack:
         own = folder / "netboot"
         own.mkdir()
         argv = [sys.executable, "-m", "tests.overview.netboot_service", str(own), str(seats)]
+        argv += ["crowd"] if crowd else []
         netboot = stack.enter_context(activated(own, argv, env={"TZ": "UTC"}))
         script = f'htmx = "{htmx}"\n' if htmx else ""
         below = folder / "rollout"
@@ -104,17 +118,29 @@ def whole(
         rollout = stack.enter_context(activated(below, [*ROLLOUT, "--config", str(file)], env={"TZ": "UTC"}))
         depot = stack.enter_context(_depot(folder / "depot", netboot.unix))
         found = {name: stack.enter_context(hostd(folder, name, *HOSTS[name])) for name in hosts}
-        beating = stack.enter_context(Seats(folder, seats, seconds=seconds, bad=bad))
+        beating = Seats(folder, seats, seconds=seconds, bad=bad)
+        if crowd:
+            with Netboot(netboot.unix) as client:
+                publish(client, ONE)
+                publish(client, TWO, channel=None)
+        else:
+            stack.enter_context(beating)
         below = folder / "overview"
         below.mkdir()
         file = below / "overview.toml"
-        text = f'{FIGURES}{script}netboot = "{netboot.unix}"\nrollout = "{rollout.unix}"\ndepot = "{depot.unix}"\n'
+        text = FIGURES.format(answer=3 if crowd else 1) + script
+        text += "".join(
+            f'{name} = "{service.unix}"\n'
+            for name, service in (("netboot", netboot), ("rollout", rollout), ("depot", depot))
+        )
         for name, service in found.items():
             text += (
                 f'[[hosts]]\nname = "{name}"\nrole = "{HOSTS[name][0]}"\naddress = "127.0.0.1"\nport = {service.port}\n'
             )
         file.write_text(text)
         overview = stack.enter_context(activated(below, [*OVERVIEW, "--config", str(file)], env={"TZ": "UTC"}))
+        processes = [each.process for each in (netboot, rollout, depot, overview, *found.values())]
+        stack.callback(lambda: [each.terminate() for each in processes])
         made = Whole(folder, overview, netboot, rollout, depot, found, beating)
         until(lambda: not any(made.hall().seats[state] for state in ("unknown", "starting")))
         yield made

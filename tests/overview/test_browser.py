@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 
 from services.rollout.client import RolloutClient
-from services.rollout.schema import Plan
-from tests.common.browser_rig import SCREENSHOTS, STILL, Desk, desk_in, launched
+from services.rollout.schema import Phase, Plan, Rollout, Standing
+from tests.common.browser_rig import SCREENSHOTS, STILL, Desk, desk_in, opened
 from tests.mdb.pages_rig import forwarded, htmx
 from tests.netboot.rig import ONE, TWO
 from tests.overview.rig import Whole, stopped, whole
@@ -31,7 +32,7 @@ UNIT = "lightdm.service"
 
 
 @contextmanager
-def browsing(made: Whole) -> Iterator[Browser]:
+def browsing(playwright: Playwright, made: Whole) -> Iterator[Browser]:
     """A browser that finds the services by their names, as root."""
     with ExitStack() as stack:
         rules = []
@@ -40,7 +41,7 @@ def browsing(made: Whole) -> Iterator[Browser]:
             rules.append(f"MAP {origin.removeprefix('http://')}:80 {address}")
         # As over HTTPS: else the browser complains of headers that it takes from secure places only.
         secure = f"--unsafely-treat-insecure-origin-as-secure={HALL},{ROLLOUT}"
-        yield stack.enter_context(launched(f"--host-resolver-rules={','.join(rules)}", secure))
+        yield stack.enter_context(opened(playwright, f"--host-resolver-rules={','.join(rules)}", secure))
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +57,14 @@ def made(tmp_path_factory: pytest.TempPathFactory, script: Path) -> Iterator[Who
 
 
 @pytest.fixture(scope="module")
-def browser(made: Whole) -> Iterator[Browser]:
-    with browsing(made) as started:
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def browser(playwright: Playwright, made: Whole) -> Iterator[Browser]:
+    with browsing(playwright, made) as started:
         yield started
 
 
@@ -140,13 +147,13 @@ def test_a_bad_version_is_stopped_before_ones_eyes(desk: Desk, made: Whole) -> N
         id = client.start(Plan(version=TWO, why="new compilers", within=120, settle=2)).id
     desk.page.locator(f"#open-{id}, #r{id}").first.click()  # it was not there when the page was opened
     expect(desk.page.locator(".head .tag")).to_have_text("reverted", timeout=60_000)
-    expect(desk.page.locator(".notice")).to_have_text(f"ring 1 (seat): pas-r01p01: {UNIT} failed")
+    expect(desk.page.locator(".notice[role=status]")).to_have_text(f"ring 1 (seat): pas-r01p01: {UNIT} failed")
     expect(desk.page.locator(".ring").first).to_contain_text("bad")
     expect(desk.page.locator(".plain-list")).to_contain_text(f"pas-r01p01: {UNIT} failed")
     assert len([url for url in desk.asked if url == f"{ROLLOUT}/rollouts/{id}"]) == 1
     desk.page.get_by_role("link", name="Hall", exact=True).click()
     expect(desk.page.locator(".rollout-card")).to_contain_text("reverted")
-    expect(desk.page.locator(".glance-side")).to_contain_text(f"{TWO} rollout {id}")
+    expect(desk.page.locator(".glance-side .plain-list")).to_contain_text(TWO)  # in quarantine
 
 
 def test_a_root_pauses_resumes_and_aborts_it(desk: Desk, made: Whole) -> None:
@@ -185,65 +192,70 @@ def test_it_fits_a_phone_and_everything_has_a_name(browser: Browser, path: str) 
     context.close()
 
 
-def prepare(made: Whole) -> None:
-    """Troubles of a day, by numbers."""
-    for each in made.seats.seats:
-        if each.number % 167 == 12:
-            each.failed = (UNIT,)
-        each.silent = each.number % 143 == 30
+@pytest.fixture
+def crowd(tmp_path: Path, script: Path) -> Iterator[Whole]:
+    """A thousand seats, and the troubles of a day."""
+    with whole(tmp_path, seats=1000, htmx=script, crowd=True) as running:
+        failed = {number: [UNIT if number % 2 else "chrony.service"] for number in range(13, 1000, 167)}
+        running.troubles(failed=failed, silent=list(range(30, 1000, 143)))
+        until(lambda: (running.hall().seats["unknown"], running.hall().seats["degraded"]) == (7, 6), seconds=60)
+        yield running
+
+
+def good(rollout: Rollout) -> int:
+    """Seats of the room's ring that are good."""
+    return sum(seat.standing is Standing.GOOD for seat in rollout.rings[2].seats)
 
 
 @pytest.mark.full
-def test_the_screenshots_of_the_documents(tmp_path: Path, script: Path) -> None:
-    """A thousand seats on a wall and on a phone; a rollout that goes on, and one that was taken back."""
+def test_the_screenshots_of_the_documents(playwright: Playwright, crowd: Whole, tmp_path: Path) -> None:
+    """A thousand seats on a wall and on a phone, while a version goes from ring to ring."""
     folder = SCREENSHOTS if os.environ.get("BACKLINE_SCREENSHOTS") else tmp_path / "screenshots"
     folder.mkdir(exist_ok=True)
-    with whole(tmp_path, seats=1000, htmx=script, seconds=8) as made, browsing(made) as browser:
-        prepare(made)
-        with RolloutClient(made.rollout.unix) as client:
-            id = client.start(Plan(version=TWO, why="new compilers", within=600, settle=3)).id
-            until(lambda: client.rollout(id).ring >= 2, seconds=120)
-            until(
-                lambda: sum(seat.standing.value == "good" for seat in client.rollout(id).rings[2].seats) > 120,
-                seconds=90,
-            )
-        made.ahead(46)
-        until(lambda: made.hall().seats["unknown"] >= 5 and made.hall().seats["up"] > 900, seconds=60)
-        os.kill(made.hosts["monitoring"].process.pid, 9)
-        until(lambda: made.state("monitoring") == "unknown")
-        for name, (width, height, dark) in LOOKS.items():
-            context = browser.new_context(
-                viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
-            )
-            desk = desk_in(context, HALL)
-            for shown, address in SCENES.items():
-                desk.page.goto(address.format(id=id))
-                desk.page.mouse.move(0, 0)
-                desk.page.evaluate(STILL)
-                desk.page.screenshot(path=folder / f"overview-{shown}{name}.png", animations="disabled")
-            context.close()
-    assert len(list(folder.glob("overview-*.png"))) == len(SCENES) * len(LOOKS)
+    with RolloutClient(crowd.rollout.unix) as client:
+        bad = client.start(Plan(version=TWO, why="new compilers", within=600, settle=2, first="pas-r05p20")).id
+        until(lambda: client.rollout(bad).phase is Phase.REVERTED, seconds=90)
+        plan = Plan(version=TWO, why="it was the network", within=600, settle=3, need=90, lift_quarantine=True)
+        id = client.start(plan).id
+        until(lambda: client.rollout(id).ring == 2 and 60 < good(client.rollout(id)) < 250, seconds=120)
+        client.pause(id, "the contest begins")
+        os.kill(crowd.hosts["monitoring"].process.pid, signal.SIGKILL)
+        until(lambda: crowd.state("monitoring") == "unknown")
+        with browsing(playwright, crowd) as browser:
+            for name, (width, height, dark) in LOOKS.items():
+                context = browser.new_context(
+                    viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
+                )
+                desk = desk_in(context, HALL)
+                for shown, address in SCENES.items():
+                    desk.page.goto(address.format(id=id, bad=bad))
+                    desk.page.mouse.move(0, 0)
+                    desk.page.evaluate(STILL)
+                    desk.page.screenshot(path=folder / f"{shown}{name}.png", animations="disabled")
+                context.close()
+    assert len(list(folder.glob("overview-*.png"))) == sum(name.startswith("overview") for name in SCENES) * len(LOOKS)
 
 
-LOOKS = {"": (1920, 1080, False), "-dark": (1920, 1080, True), "-phone": (390, 844, False), "-desk": (1280, 900, False)}
-SCENES = {
-    "hall": f"{HALL}/",
-    "host": f"{HALL}/hosts/web",
-    "seats": f"{HALL}/seats?state=degraded",
-    "seat": f"{HALL}/seats/pas-r01p12",
-    "rollout": f"{ROLLOUT}/rollouts/{{id}}",
-    "rollouts": f"{ROLLOUT}/",
-}
-
-
-def test_a_thousand_seats_are_there_in_a_moment(tmp_path: Path, script: Path) -> None:
-    with whole(tmp_path, seats=1000, htmx=script, seconds=10, hosts=("gw",)) as made, browsing(made) as browser:
+def test_a_thousand_seats_are_there_in_a_moment(playwright: Playwright, crowd: Whole) -> None:
+    with browsing(playwright, crowd) as browser:
         desk = desk_in(browser.new_context(viewport={"width": 1920, "height": 1080}), HALL)
         began = time.monotonic()
         desk.open("/")
         assert desk.page.locator(".seats a.mark").count() == 1000
         assert time.monotonic() - began < 10
-        expect(desk.page.locator("#figure-up strong")).to_have_text("1,000")
+        expect(desk.page.locator("#figure-up strong")).to_have_text("987")
         assert desk.page.locator(".room").count() == 3
         assert desk.page.evaluate("() => document.documentElement.scrollWidth") <= 1920
         assert desk.complaints == []
+
+
+LOOKS = {"": (1920, 1080, False), "-dark": (1920, 1080, True), "-phone": (390, 844, False), "-desk": (1280, 900, False)}
+SCENES = {
+    "overview-hall": f"{HALL}/",
+    "overview-host": f"{HALL}/hosts/web",
+    "overview-seats": f"{HALL}/seats?state=degraded",
+    "overview-seat": f"{HALL}/seats/pas-r01p13",
+    "rollout-paused": f"{ROLLOUT}/rollouts/{{id}}",
+    "rollout-reverted": f"{ROLLOUT}/rollouts/{{bad}}",
+    "rollouts": f"{ROLLOUT}/",
+}
