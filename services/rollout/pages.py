@@ -21,10 +21,19 @@ from services.common.codec import encode_json
 from services.common.errors import AccessError
 from services.common.pages import HTMX, Link, Page, Pages
 from services.rollout import machine
-from services.rollout.schema import OVER, Phase, Rollout, Standing, tallies, word
+from services.rollout.schema import OVER, Phase, Progress, Ring, Rollout, Standing, tallies, word
 from services.rollout.work import Work
 
 SHOWN = 100
+_ORDER = (
+    Standing.BAD,
+    Standing.ASKED,
+    Standing.COMING,
+    Standing.SETTLING,
+    Standing.BUSY,
+    Standing.LEFT_OUT,
+    Standing.GOOD,
+)
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,7 @@ class RolloutPages:
             state=word,
             colour=colour,
             tallies=tallies(rollout),
+            worst_first=worst_first,
             bad=[seat for ring in rollout.rings for seat in ring.seats if seat.standing is Standing.BAD],
         )
 
@@ -138,6 +148,11 @@ def revision(request: Request, rollouts: Sequence[Rollout]) -> str:
     content = encode_json([replace(each, looked=None) for each in rollouts])
     mark = f"{person(request)}".encode()
     return hashlib.sha256(content + mark).hexdigest()[:16]
+
+
+def worst_first(ring: Ring) -> list[Progress]:
+    """The seats of a ring: bad ones first, those that are good last."""
+    return sorted(ring.seats, key=lambda seat: (_ORDER.index(seat.standing), seat.hostname))
 
 
 def colour(rollout: Rollout) -> str:
