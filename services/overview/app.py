@@ -50,6 +50,7 @@ def make_app(watch: Watch, access: Access, *, htmx: Path = HTMX) -> Application:
         service="overview",
         access=access,
         description="The hall at a glance: hosts, seats, channels, rollouts, publications.",
+        checks={"watch": watch.well},
         lifespan=lifespan,
         error_page=pages.error,
         routes=[

@@ -8,13 +8,14 @@ host again. Who has not answered when the time is over is silent, and told to be
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from netboot.client import AsyncNetboot
 from netboot.schema import Liveness
-from services.common.errors import BacklineError, MissingError
+from services.common.errors import BacklineError, HostError, MissingError
 from services.depot.client import AsyncDepot
 from services.depot.schema import Publication
 from services.hostd.client import AsyncHostd
@@ -24,6 +25,7 @@ from services.overview.view import Everything, Heard, Netboot, Told, host_state,
 from services.rollout.client import AsyncRolloutClient
 from services.rollout.schema import Rollout
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 IRON = "iron"
@@ -46,6 +48,7 @@ class Watch:
         self.rounds = 0
         self.heard = Everything({place.name: Heard() for place in settings.hosts})
         self.places = {place.name: place for place in settings.hosts}
+        self._began = time.monotonic()
         self._finished = float("-inf")
         self._wanted = float("-inf")
         self._wake = asyncio.Event()
@@ -103,6 +106,12 @@ class Watch:
             self._made = self.rounds, view(self.heard, settings, self.clock())
         return self._made[1]
 
+    async def well(self) -> None:
+        """Raises HostError("overview.late") when nobody has been asked for longer than should be."""
+        age = time.monotonic() - max(self._finished, self._began)
+        if age > self.settings.idle_seconds + self.settings.answer_seconds + FIRST_SECONDS:
+            raise HostError("overview.late", f"nobody has been asked for {age:.0f} s")
+
     def _silenced(self) -> Everything:
         def quiet(each: Heard[T]) -> Heard[T]:
             return Heard(each.value, each.at, each.why or "the overview has not asked for a while", each.changed)
@@ -140,6 +149,9 @@ class Watch:
             heard.why = f"no answer within {seconds:g} s"
         except BacklineError as error:
             heard.why = error.message.partition("\n")[0]
+        except Exception:  # a bug of ours, or of whoever answers, shall not end the questions to everybody else
+            logger.exception("unexpected failure")
+            heard.why = "asking failed unexpectedly; the overview's journal says more"
         if standing() is not before or not heard.changed:
             heard.changed = self.clock()
 

@@ -135,7 +135,7 @@ def main() -> int:
     settings = Settings(gateways=["10.1.0.0/16=10.1.0.254"], mdb=f"unix:{folder}/nobody.sock")
     if more:
         Crowd.folder = folder
-        netboot.app.Heartbeats = Crowd  # type: ignore[misc]
+        vars(netboot.app)["Heartbeats"] = Crowd
     with Database(f"sqlite:///{folder}/netboot.db") as database:
         store = Store(database, machines(*seats(count)), clock=clock)
         app = netboot.app.make_app(store, Follower(settings.mdb), settings, Access(tokens=Tokens(KEY)))

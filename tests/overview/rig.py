@@ -139,8 +139,8 @@ def whole(
             )
         file.write_text(text)
         overview = stack.enter_context(activated(below, [*OVERVIEW, "--config", str(file)], env={"TZ": "UTC"}))
-        processes = [each.process for each in (netboot, rollout, depot, overview, *found.values())]
-        stack.callback(lambda: [each.terminate() for each in processes])
+        for each in (netboot, rollout, depot, overview, *found.values()):
+            stack.callback(each.process.terminate)  # all at once: each takes its time to end
         made = Whole(folder, overview, netboot, rollout, depot, found, beating)
         until(lambda: not any(made.hall().seats[state] for state in ("unknown", "starting")))
         yield made
