@@ -130,7 +130,7 @@ def test_a_host_that_is_half_dead_turns_unknown_before_ones_eyes(desk: Desk, mad
     expect(desk.page.locator("tbody tr").first).to_contain_text("nginx.service")
     expect(desk.page.locator("tbody tr").first).to_contain_text("backline host journal nginx.service --host web")
     with stopped(made.hosts["web"]):
-        expect(desk.page.locator(".head .state")).to_have_text("unknown")
+        expect(desk.page.locator(".head .standing")).to_have_text("unknown")
         expect(desk.page.locator(".notice.bad").last).to_contain_text("no answer within 1 s")
         desk.open("/")
         expect(desk.page.locator("#host-web ~ .host-state")).to_have_text("unknown")
