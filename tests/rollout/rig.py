@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx2
+
 from netboot.client import Netboot
 from netboot.schema import Health, Heartbeat
 from services.common.errors import BacklineError
@@ -91,7 +93,8 @@ class Seats(threading.Thread):
         try:
             while not self.stopped.is_set():
                 began = time.monotonic()
-                with contextlib.suppress(BacklineError), Netboot(self.address) as netboot:  # it is killed now and then
+                # It is killed now and then, also in the middle of an answer.
+                with contextlib.suppress(BacklineError, httpx2.HTTPError), Netboot(self.address) as netboot:
                     for each in self.seats:
                         self._beat(netboot, each)
                 self.stopped.wait(max(0.01, self.seconds - (time.monotonic() - began)))
