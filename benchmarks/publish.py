@@ -65,15 +65,10 @@ def measure_bytes(figures: Figures, store: Store, role: str, made: Updates, scra
         for other in ("rsync of the tree", "casync"):
             figures.ratio(f"{what}: ours", f"{what}: {other}", "below 1", name=f"{what}: ours, of {other}")
         ours.forget(old)
-    making, applying = traffic.memory(
-        store.find(role, made.older.version) / "root.erofs",
-        store.find(role, made.newer.version) / "root.erofs",
-        scratch,
-    )
-    size = (store.find(role, made.newer.version) / "root.erofs").stat().st_size / 1e6
-    figures.add(f"{role}: root.erofs", size, "MB")
-    figures.add(f"{role}: memory that zstd takes to make its delta", making, "MB", "stated")
-    figures.add(f"{role}: memory that zstd takes to apply it", applying, "MB", "stated")
+    before, after = (store.find(role, ref.version) / "root.erofs" for ref in (made.older, made.newer))
+    figures.add(f"{role}: root.erofs", after.stat().st_size / 1e6, "MB", "at most 2147 (2 GiB)")
+    for what, most in traffic.memory(before, after, scratch).items():
+        figures.add(f"{role}: memory for its delta: {what}", most, "MB", "stated")
 
 
 def measure_hall(

@@ -162,7 +162,7 @@ def parallel(figures: Figures, its: Hall, turns: int) -> None:
     theirs = f"{count} x scp of the full image"
     figures.add(f"the first version to {count} rhfs, as a whole: `backline publish`", its.publish(its.older))
     for _ in range(turns):
-        figures.add(whole, its.publish(its.newer))
+        figures.add(whole, its.publish(its.newer, "--allow-downgrade"))
         seconds, moved = its.last()
         figures.add(from_statement, seconds)
         figures.add(f"update to {count} rhfs: sent to all", moved / 1e6, "MB")

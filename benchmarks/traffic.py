@@ -29,21 +29,20 @@ from typing import Any
 
 from builder.store import Store
 from services.common import manifest as manifests
-from services.common import signing
+from services.common import patching, signing
 from services.common import statement as statements
 from services.common.process import run, running, spawn
 from services.common.signing import Signer
 from services.common.statement import Publication, Statement
 from services.common.versions import Ref
-from services.depot.deltas import LEVEL, Deltas
+from services.depot.deltas import Deltas
 from services.depot.files import Files, served
 from services.roots.held import Folder
 from services.roots.pull import Pull
 from services.roots.remote import Depot
 
 HALL = "bench"
-LIMIT = 2**31 - 1
-"""Files up to here get a delta in a benchmark, whatever the depot's setting is."""
+LIMIT = patching.LARGEST
 
 
 @dataclass
@@ -158,26 +157,35 @@ class Ours:
             return server.sent
 
 
-def peak(argv: list[str | Path]) -> tuple[float, float]:
-    """Run a program to its end: seconds, and the most memory that it had (getrusage(2), in MB)."""
-    began = time.monotonic()
+def peak(argv: list[str | Path]) -> float:
+    """Run a program to its end: MB of memory of its own at most (proc(5), RssAnon), looked at all the time."""
+    most = 0
     with subprocess.Popen(argv) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = status
-    if status != 0:
+        while process.poll() is None:
+            with contextlib.suppress(OSError, StopIteration):
+                text = Path(f"/proc/{process.pid}/status").read_text()
+                most = max(
+                    most, int(next(line.split()[1] for line in text.splitlines() if line.startswith("RssAnon:")))
+                )
+            time.sleep(0.002)
+    if process.returncode != 0:
         raise SystemExit(f"{argv[0]} has failed")
-    return time.monotonic() - began, usage.ru_maxrss / 1024
+    return most / 1024
 
 
-def memory(old: Path, new: Path, scratch: Path) -> tuple[float, float]:
-    """MB that zstd takes at most to make, and to apply, a delta between two files, as depot and receiver call it."""
+def memory(old: Path, new: Path, scratch: Path) -> dict[str, float]:
+    """MB that making and applying a delta between two files takes at most, by ours and by zstd(1)."""
     delta, made = scratch / "memory.zst", scratch / "memory"
-    common: list[str | Path] = ["zstd", "--quiet", "--force", f"--patch-from={old}"]
-    _, making = peak([*common, LEVEL, "--single-thread", new, "-o", delta])
-    _, applying = peak([*common, "-d", "--long=31", delta, "-o", made])
+    zstd: list[str | Path] = ["zstd", "--quiet", "--force", f"--patch-from={old}"]
+    found = {
+        "make": peak(patching.command("make", old, new, delta)),
+        "apply": peak(patching.command("apply", old, delta, str(new.stat().st_size), made)),
+        "make, zstd(1)": peak([*zstd, "-3", "--single-thread", new, "-o", delta]),
+        "apply, zstd(1)": peak([*zstd, "-d", "--long=31", delta, "-o", made]),
+    }
     delta.unlink()
     made.unlink()
-    return making, applying
+    return found
 
 
 # rsync

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from services.common import patching
 from services.common.errors import BacklineError, IntegrityError
 from services.common.process import explain_exit, running, spawn
 from services.common.versions import Ref
@@ -29,8 +30,6 @@ from services.depot.schema import Delta
 
 logger = logging.getLogger(__name__)
 
-LEVEL = "-3"
-"""Higher levels take twenty times as long for a few percent: what is left is new content."""
 WORTH = 0.7
 """A delta that is larger than this part of the file is not kept."""
 SECONDS = 1800.0
@@ -100,9 +99,9 @@ class Deltas:
             process.kill()
 
     def make(self, job: Job) -> Delta:
-        """Make a delta, try it, and put it in its place. Takes three times the file in memory, and a second or two.
+        """Make a delta, try it, and put it in its place: a second or two, whose memory is the page cache's.
 
-        Raises Stopped, BacklineError: "depot.delta" (zstd failed), "depot.full".
+        Raises Stopped, BacklineError: "depot.delta" (it cannot be made), "depot.full".
         """
         old, new = self.files.need(job.old), self.files.need(job.new)
         target = self.folder(job.new, job.old.version)
@@ -114,14 +113,13 @@ class Deltas:
             try:
                 base, wanted = self.files.path(job.old, job.name), self.files.path(job.new, job.name)
                 delta, tried = work / "delta", work / "tried"
-                patch = f"--patch-from={base}"
-                self._zstd([LEVEL, "--single-thread", patch, str(wanted), "-o", str(delta)])
+                self._patch("make", base, wanted, delta)
                 size: int | None = delta.stat().st_size
                 digest: str | None = None
                 if size is not None and size > result.size * WORTH:
                     size = None
                 if size is not None:
-                    self._zstd(["-d", "--long=31", patch, str(delta), "-o", str(tried)])
+                    self._patch("apply", base, delta, str(result.size), tried)
                     if _sha256(tried) != result.sha256:
                         raise IntegrityError("depot.delta", f"a delta to {job.name} of {job.new} gives something else")
                     tried.unlink()
@@ -158,18 +156,18 @@ class Deltas:
         )
         return made
 
-    def _zstd(self, words: list[str]) -> None:
-        with self.files.work.joinpath("zstd.log").open("w+b") as errors:
+    def _patch(self, *words: str | Path) -> None:
+        with self.files.work.joinpath("patch.log").open("w+b") as errors:
             if self._stopping.is_set():
                 raise Stopped
-            with running(spawn(["zstd", "--quiet", "--force", *words], stdout=errors, stderr=errors)) as process:
+            with running(spawn(patching.command(*words), stdout=errors, stderr=errors)) as process:
                 self._process = process
                 if self._stopping.is_set():
                     process.kill()
                 try:
                     code = process.wait(timeout=SECONDS)
                 except subprocess.TimeoutExpired:
-                    raise BacklineError("depot.delta", f"zstd took longer than {SECONDS:.0f} s") from None
+                    raise BacklineError("depot.delta", f"it took longer than {SECONDS:.0f} s") from None
                 finally:
                     self._process = None
             if self._stopping.is_set():
@@ -177,7 +175,7 @@ class Deltas:
             if code != 0:
                 errors.seek(0)
                 said = errors.read(2000).decode(errors="replace").strip()
-                raise BacklineError("depot.delta", f"zstd {explain_exit(code)}: {said}")
+                raise BacklineError("depot.delta", f"{explain_exit(code)}: {said}")
 
 
 def _sha256(path: Path) -> str:

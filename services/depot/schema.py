@@ -18,6 +18,8 @@ SERVED = ("root.erofs", "root.verity", "vmlinuz", "initrd")
 """What is served of a version's artefacts, where it has them: what a machine boots and runs from."""
 LARGEST = 2**62
 """Ids and sizes end well before it."""
+LARGEST_DELTA = 2**31 - 1
+"""Bytes of the largest file that a delta can give (`services.common.patching`)."""
 PIECE_BYTES = 64 * 1024 * 1024
 """The most that one request brings of a file."""
 
@@ -47,9 +49,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deltas: Annotated[
         int, Meta(ge=0, le=20, description="how many older versions of a role get a delta to a new one")
     ] = 3
-    delta_bytes: Annotated[
-        int, Meta(ge=0, le=2**31 - 1, description="largest file that gets a delta: it takes three times that memory")
-    ] = 1_000_000_000
+    delta_bytes: Annotated[int, Meta(ge=0, le=LARGEST_DELTA, description="largest file that gets a delta")] = (
+        LARGEST_DELTA
+    )
     keep: Annotated[
         int, Meta(ge=0, le=100, description="newest versions of a role that `gc` leaves: deltas are made from them")
     ] = 4

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.common import manifest as manifests
+from services.common import patching
 from services.common import statement as statements
 from services.common.codec import encode_json
 from services.common.depot import delta_path, image_path
@@ -209,7 +210,7 @@ class Pull:
             try:
                 self._download(source, delta)
                 check_file(delta, Artefact(size=source.bytes, sha256=source.sha256))
-                self._patch(source, delta, part)
+                self._patch(source, delta, wanted, part)
             except (IntegrityError, MissingError, ProcessFailed) as error:
                 logger.warning(
                     "%s of %s cannot be made from a delta, and is fetched as a whole: %s", name, self.ref, error
@@ -253,21 +254,11 @@ class Pull:
         self.moving.moved += count
         self._tell(self.moving)
 
-    def _patch(self, source: _Source, delta: Path, part: Path) -> None:
-        """`zstd -d --patch-from` (zstd(1)): it needs the size of the base in memory, and as much for its window."""
+    def _patch(self, source: _Source, delta: Path, wanted: Artefact, part: Path) -> None:
+        """Make a file of its base and a delta: memory that it takes is the page cache's."""
         assert source.base is not None
         self.folder.hook(f"patch {part.name}")
-        argv: list[str | Path] = [
-            "zstd",
-            "-d",
-            "-q",
-            "-f",
-            "--long=31",
-            f"--patch-from={source.base}",
-            delta,
-            "-o",
-            part,
-        ]
+        argv = patching.command("apply", source.base, delta, str(wanted.size), part)
         try:
             run(argv, deadline=time.monotonic() + DELTA_SECONDS)
         except ProcessFailed as error:

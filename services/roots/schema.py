@@ -30,9 +30,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reserve_bytes: Annotated[
         int, Meta(ge=0, description="room that stays free on the disk; below it, nothing is pulled")
     ] = 256 * 1024 * 1024
-    delta_bytes: Annotated[
-        int, Meta(ge=0, description="largest file that is made from a delta; zstd needs its size in memory")
-    ] = 1024 * 1024 * 1024
+    delta_bytes: Annotated[int, Meta(ge=0, description="largest file that is made from a delta")] = 2**31 - 1
     tls: TlsSettings = TlsSettings()
     access: AccessSettings = AccessSettings()
     grace_seconds: Annotated[int, Meta(ge=0, le=300, description="how long a stop waits for running requests")] = 10
