@@ -137,6 +137,8 @@ def hall(settings: Settings, older: Ref, newer: Ref, servers: int = 4) -> Iterat
                 place.mkdir()
                 lab["gw"].binds[f"/var/lib/{name}"] = str(place)
             lab.start(seconds=180)
+            for name in STATE:  # a socket is there before its service is
+                lab["gw"].wait_for_unit(f"{name}.service")
             yield Hall(lab, older, newer, Path(folder))
 
 
