@@ -96,7 +96,7 @@ class Operation:
 def test_a_store_whose_writer_dies_is_before_or_after(
     operation: str, victims: Victims, tmp_path: Path, memory: Path
 ) -> None:
-    found = rows(Operation(operation, tmp_path), victims, tmp_path, memory=memory)
+    found = rows("builder", Operation(operation, tmp_path), victims, tmp_path, memory=memory)
     assert (found[0].killed, found[-1].killed) == ("before", "after")
     assert (found[0].cut, found[-1].cut) == ("before", "after"), "what was reported is on the disk"
     compare("builder", operation, lines(operation, found))

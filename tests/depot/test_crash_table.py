@@ -172,7 +172,7 @@ def test_a_depot_that_dies_is_before_or_after(
 ) -> None:
     with Netboot(pair.netboot.unix) as client:
         case = Operation(operation, people, tmp_path, pair.netboot.unix, client)
-        found = rows(case, victims, tmp_path, memory=memory)
+        found = rows("depot", case, victims, tmp_path, memory=memory)
     assert (found[0].killed, found[-1].killed) == ("before", "after")
     assert (found[0].cut, found[-1].cut) == ("before", "after"), "what was answered is there after a power cut"
     compare("depot", operation, lines(operation, found))

@@ -114,7 +114,7 @@ def whole(store: Store, before: int) -> Channel:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_move_of_a_pointer_is_before_or_after(operation: str, victims: Victims, tmp_path: Path, memory: Path) -> None:
-    found = rows(Pointer(operation), victims, tmp_path, memory=memory)
+    found = rows("netboot", Pointer(operation), victims, tmp_path, memory=memory)
     assert found[0].killed.startswith("before")
     assert found[-1].killed.startswith("after"), "what was answered is there"
     assert found[-1].cut == found[-1].killed, "after a power cut too"

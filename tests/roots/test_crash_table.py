@@ -150,7 +150,7 @@ def test_a_root_file_server_that_dies_is_before_or_after(
     operation: str, victims: Victims, pair: Pair, hall: Hall, tmp_path: Path, memory: Path
 ) -> None:
     with Netboot(pair.netboot.unix) as client:
-        found = rows(Operation(operation, hall, pair.netboot.unix, client), victims, tmp_path, memory=memory)
+        found = rows("roots", Operation(operation, hall, pair.netboot.unix, client), victims, tmp_path, memory=memory)
     assert (found[0].killed, found[-1].killed) == ("before", "after")
     assert (found[0].cut, found[-1].cut) == ("before", "after"), "what was told is there after a power cut"
     compare("roots", operation, lines(operation, found))
