@@ -27,6 +27,7 @@ from netboot.schema import Channel, ChannelChange, NewPin, NewPointer, Pin, PinK
 from services.depot.client import Depot
 from services.depot.schema import State as Progress
 from services.dns.client import Dns
+from services.hostd.machines_iron import SAVING, SAVING_TIMER, systemctl_in
 from services.mdb.client import Mdb
 from services.mdb.schema import Machine, MachineType, NewMachine
 from services.seat.heartbeat import LONGEST
@@ -221,6 +222,18 @@ def test_the_hall_goes_on_from_there(lab: Lab, story: Story) -> None:
     assert state(lab).problems == []
     with Dns(lab["gw"].service("dns")) as dns:
         assert dns.status().state == "applied"
+
+
+def test_the_iron_lets_gw_save_before_an_upgrade_and_nobody_else(lab: Lab) -> None:
+    """What hostd on iron runs, from outside of the machine."""
+    for name, has in (("gw", True), ("rhfs01", False)):
+        inside = systemctl_in(int(lab[name].netns.split("/")[2]))
+        done = lab.sandbox.run([*inside, "is-enabled", "--quiet", SAVING_TIMER], check=False)
+        assert (done.returncode == 0, done.stderr) == (has, "")
+        if has:
+            before = {save.name for save in state(lab).saves}
+            lab.sandbox.run([*inside, "start", SAVING])
+            assert {save.name for save in state(lab).saves} - before
 
 
 @pytest.mark.full

@@ -20,7 +20,7 @@ from services.hostd import machines_render as render
 SETTLING = "backline-hostd-machine@{name}.service"
 TRIES = 3
 """How often a machine may end before its default target is reached."""
-SAVING = "backline-state.service"
+SAVING, SAVING_TIMER = "backline-state.service", "backline-state.timer"
 """The unit inside a machine that saves what it cannot make again, and how long it may take."""
 SAVE_SECONDS = 300.0
 TELLING = 5
@@ -136,8 +136,9 @@ class Systemd:
         leader = self.leader(name)
         if leader is None:
             return None
-        inside = ["nsenter", f"--target={leader}", "--mount", "--root", "--", "systemctl"]
-        if run([*inside, "cat", SAVING], check=False).returncode != 0:
+        inside = systemctl_in(leader)
+        # Root file servers have the unit too, for nobody to start: where there is something to save, it has its hours.
+        if run([*inside, "is-enabled", "--quiet", SAVING_TIMER], check=False).returncode != 0:
             return None
         try:
             run([*inside, "start", SAVING], deadline=time.monotonic() + SAVE_SECONDS)
@@ -224,6 +225,11 @@ class Systemd:
         done = run([*argv, f"--lines={TELLING}", "--output=cat", "--no-pager", "--quiet"], check=False)
         lines = [line for line in done.stdout.splitlines() if line.strip()]
         return "".join(f"\n    {line}" for line in lines)
+
+
+def systemctl_in(leader: int) -> list[str]:
+    """The beginning of a systemctl(1) in a machine; without its process namespace, its systemd does not answer."""
+    return ["nsenter", f"--target={leader}", "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--", "systemctl"]
 
 
 def _text(path: Path) -> str | None:
