@@ -36,6 +36,7 @@ _NETDEV = "[NetDev]\nName={name}\nKind=bridge\n"
 _NETWORK = "[Match]\nName={name}\n\n[Network]\nAddress={address}\nConfigureWithoutCarrier=yes\n"
 _PLAIN = """
 systemctl disable --now backline-hostd.socket backline-hostd.service backline-hall.service
+systemctl stop 'backline-hostd-supervisor*.socket' backline-hostd-supervisor.service
 rm -rf /usr/lib/backline /usr/bin/backline /usr/lib/systemd/system/backline-*
 systemctl daemon-reload
 systemctl reset-failed

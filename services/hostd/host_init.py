@@ -37,6 +37,7 @@ PRESET = "usr/lib/systemd/system-preset/20-backline-base.preset"
 MACHINES = "backline-hostd-machines.service"
 SUPERVISOR = "backline-hostd-supervisor.service"
 SERVICES = ("backline-hostd.service", MACHINES)
+SOCKETS = ("backline-hostd.socket", "backline-hostd-supervisor.socket", "backline-hostd-supervisor-tls.socket")
 COMMAND = "/usr/bin/backline"
 ASKED = (("hostd", "version"), ("host", "units", "backline-hostd.service"), ("machine", "list"))
 """What has to answer of a new hostd: itself, the supervisor, and who runs machines."""
@@ -93,7 +94,11 @@ def _start(tree: Path | None, *, changed: bool, restart: bool) -> None:
         run(["systemctl", "start", *(name for name in enabled if name.endswith(".socket"))])
     if restart:
         run(["systemctl", "reset-failed", *SERVICES, SUPERVISOR], check=False)
-        run(["systemctl", "stop", SUPERVISOR], check=False)  # it goes on from its journal, with the new code
+        run(
+            ["systemctl", "stop", "backline-hostd.service", SUPERVISOR]
+        )  # it goes on from its journal, with the new code
+        if changed:  # a socket whose unit has changed while it listened does not work until it is made anew
+            run(["systemctl", "restart", *SOCKETS])
         run(["systemctl", "restart", *SERVICES])
     for words in ASKED:
         run([COMMAND, *words], deadline=time.monotonic() + ANSWER_SECONDS)
