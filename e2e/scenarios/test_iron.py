@@ -186,6 +186,7 @@ def test_a_document_has_an_export_served_that_ganesha_has_lost(iron: Iron) -> No
     assert iron.inside(NAME, "backline", "host", "apply", file, "--why", "it was lost") == "generation 1: done"
     assert "/var/lib/backline/roots/images" in iron.inside(NAME, "busctl", "call", *manager, "ShowExports")
     assert iron.inside(NAME, "backline", "host", "plan", file) == "nothing to do"
+    iron.inside(NAME, "backline", "host", "rollback", "--to", "0")
 
 
 def test_what_a_machine_writes_outside_of_var_is_gone_after_a_restart(iron: Iron, first: str) -> None:

@@ -17,6 +17,8 @@ from services.roots.client import SOCKET, STAGE_SECONDS, Holds, Roots, RootsClie
 SECONDS = 5.0
 HOLD_SECONDS = 120.0
 """It may be starting, with the host."""
+READY_SECONDS = 60.0
+"""How long after its start ganesha may take to serve what its configuration has."""
 GANESHA = Path("/etc/ganesha/ganesha.conf")
 _CALL = ("busctl", "--json=short", "--timeout=20", "call", "org.ganesha.nfsd", "/org/ganesha/nfsd/ExportMgr")
 _EXPORTS = "org.ganesha.nfsd.exportmgr"
@@ -74,14 +76,20 @@ class RootServer:
         if number is None:
             raise HostError("export.unknown", f"no export of this image is {path}", where=str(self.ganesha))
         argv = [*_CALL, _EXPORTS, "AddExport", "ss", str(self.ganesha), f"EXPORT(Export_Id={number})"]
-        try:
-            run(argv, deadline=time.monotonic() + 30)
-        except ProcessFailed as error:
-            raise HostError(
-                "export.failed",
-                f"ganesha does not serve {path}: {error.completed.stderr.strip()}",
-                hint="systemctl status nfs-ganesha",
-            ) from error
+        end = time.monotonic() + READY_SECONDS
+        while path not in self._served():
+            try:
+                run(argv, deadline=time.monotonic() + 30)
+            except ProcessFailed as error:  # it may have been started a moment ago: systemd knows before D-Bus does
+                if time.monotonic() >= end:
+                    raise HostError(
+                        "export.failed",
+                        f"ganesha does not serve {path}: {error.completed.stderr.strip()}",
+                        hint="systemctl status nfs-ganesha",
+                    ) from error
+                time.sleep(1)
+            else:
+                return
 
     def _served(self) -> list[str]:
         """The exports that ganesha serves now, by every path that clients know them by; none while it is away."""
