@@ -66,7 +66,7 @@ class Heartbeats:
     def __init__(self, boots: Boots) -> None:
         self.boots = boots
         self.store = boots.store
-        self.flushed = self.store.clock()
+        self.flushed = self.began = self.store.clock()
         self._beats: dict[str, Beat] = {}
         self._last: dict[int, Beat] = {}
         self._dirty: dict[str, float] = {}
@@ -208,7 +208,7 @@ class Heartbeats:
                     last_sign=lease.sign if lease else None,
                 )
             )
-        return Seats(at=now, seats=found)
+        return Seats(at=now, listening=self.began, seats=found)
 
 
 def liveness(beat: Beat | None, lease: Held | None, now: float) -> Liveness:

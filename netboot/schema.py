@@ -489,9 +489,10 @@ class Seat(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Seats(msgspec.Struct, frozen=True, kw_only=True):
-    """Machines in the order of their names, as netboot sees them at a moment."""
+    """Machines in the order of their names, as netboot sees them at a moment. It listens to them since `listening`."""
 
     at: float
+    listening: float = 0.0
     seats: list[Seat]
 
 

@@ -39,6 +39,8 @@ AWAY_SECONDS = 60.0
 """A look that comes later than this after the last one means that somebody was away: this service, netboot or gw."""
 RETURN_SECONDS = 60.0
 """What seats have then to be heard again."""
+HEARD_SECONDS = 45.0
+"""How long after netboot's start a seat that is up may not have been heard: three heartbeats."""
 EVENTS_KEPT = 200
 NO_REASON = "no reason was given"
 _NOT_COUNTED = (Standing.BUSY, Standing.LEFT_OUT)
@@ -46,7 +48,10 @@ _NOT_COUNTED = (Standing.BUSY, Standing.LEFT_OUT)
 
 @dataclass(frozen=True)
 class Seen:
-    """What is seen at a moment. `action` and `by` are those of the newest line of the channel's history."""
+    """What is seen at a moment. `action` and `by` are those of the newest line of the channel's history.
+
+    netboot listens to seats since `listening`: it does not keep who is up over a restart.
+    """
 
     now: float
     channel: Channel | None
@@ -54,6 +59,7 @@ class Seen:
     by: str = ""
     seats: Sequence[Seat] = ()
     quarantined: bool = False
+    listening: float = 0.0
 
     def seat(self, machine: int) -> Seat | None:
         return next((seat for seat in self.seats if seat.machine == machine), None)
@@ -376,6 +382,9 @@ def _open(step: Step, seen: Seen) -> bool:
         who = plan.first or "no seat of the channel"
         return _wait(step, f"{who} is {'not ' if plan.first else ''}up and free", seen.now)
     reached = rings.members(kind, seen.seats, anchor)
+    unheard = [seat for seat in reached if seat.booted is not None and not seat.up and not seat.heard]
+    if unheard and seen.now < seen.listening + HEARD_SECONDS:  # they would count as off, and the ring as good
+        return _wait(step, f"netboot has just started, and has not heard {unheard[0].hostname} yet", seen.now)
     chosen = rings.targets(reached, earlier)
     lacking = [seat for seat in chosen if not seat.held]
     if lacking:

@@ -167,10 +167,10 @@ async def look(client: AsyncNetboot, rollout: Rollout, clock: Callable[[], float
         action, by = newest.action, newest.by
     quarantined = False
     if rollout.phase is Phase.REVERTING:
-        found = (await client.versions()).versions
-        quarantined = any(each.version == plan.version and each.quarantined is not None for each in found)
-    seats = (await client.seats(plan.channel, version=plan.version)).seats
-    return Seen(clock(), channel, action, by, seats, quarantined)
+        versions = (await client.versions()).versions
+        quarantined = any(each.version == plan.version and each.quarantined is not None for each in versions)
+    found = await client.seats(plan.channel, version=plan.version)
+    return Seen(clock(), channel, action, by, found.seats, quarantined, found.listening)
 
 
 async def do(client: AsyncNetboot, channel: str, plan: Plan, act: Act) -> None:

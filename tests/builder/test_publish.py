@@ -56,13 +56,13 @@ def there(tmp_path: Path, people: People) -> Iterator[Hall]:
 
 
 @contextlib.contextmanager
-def receivers(there: Hall, **ends: State) -> Iterator[list[Publication]]:
-    """Servers that follow publications, and end in a state; yields what they have taken."""
+def receivers(there: Hall, *, since: int = 0, **ends: State) -> Iterator[list[Publication]]:
+    """Servers that follow publications after `since`, and end in a state; yields what they have taken."""
     over = threading.Event()
     taken: list[Publication] = []
 
     def follow() -> None:
-        seen = 0
+        seen = since
         with Depot(there.depot.unix) as depot, Netboot(there.netboot.unix) as netboot:
             while not over.wait(0.05):
                 for found in depot.publications(since=seen).publications[::-1]:
@@ -188,7 +188,7 @@ def test_the_channel_stays_where_it_was_when_a_receiver_fails_or_is_silent(there
 def test_the_same_again_after_a_failure_is_published_anew(there: Hall, store: Store) -> None:
     with receivers(there, rhfs1=State.CONFIRMED, rhfs2=State.FAILED), pytest.raises(MissingError):
         go(publisher(there, store), ONE)
-    with receivers(there, rhfs1=State.CONFIRMED, rhfs2=State.CONFIRMED):
+    with receivers(there, since=1, rhfs1=State.CONFIRMED, rhfs2=State.CONFIRMED):
         assert go(publisher(there, store), ONE).sequence == 2
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netboot.schema import Action
+from netboot.schema import Action, Seat
 from services.common.names import row_of
 from services.rollout import machine
-from services.rollout.schema import OVER, Phase, RingKind, Standing
+from services.rollout.schema import OVER, Phase, Progress, RingKind, Rollout, Standing
 from tests.rollout.hall import NEW, OLD, Hall, Machine, Runner, rows
 
 
@@ -277,6 +279,38 @@ def test_a_version_that_is_not_on_a_root_file_server_yet_is_waited_for() -> None
     step = machine.advance(runner.rollout, machine.Seen(seen.now, seen.channel, seen.action, seen.by, lacking))
     assert step.acts == []
     assert "not yet on the root file server" in step.rollout.events[-1].text
+
+
+def test_a_ring_does_not_open_on_seats_that_a_new_netboot_has_not_heard_yet() -> None:
+    """It forgets at its start who is up: a ring of seats that are silent would be good without one that tried it."""
+    runner = started(rows(3))
+    seen = runner.hall.seen()
+    first, *others = seen.seats
+    forgotten = [first, *(msgspec.structs.replace(seat, up=False, heard=None, version=None) for seat in others)]
+    ready = msgspec.structs.replace(
+        runner.rollout,
+        ring=1,
+        rings=[
+            msgspec.structs.replace(
+                runner.rollout.rings[0],
+                seats=[Progress(machine=first.machine, hostname=first.hostname)],
+                members=[first.machine],
+                opened=seen.now,
+                passed=seen.now,
+            ),
+            *runner.rollout.rings[1:],
+        ],
+    )
+
+    def opened(seats: list[Seat], started_before: float) -> Rollout:
+        look = replace(seen, seats=seats, listening=seen.now - started_before)
+        return machine.advance(ready, look).rollout
+
+    waiting = opened(forgotten, 1)
+    assert waiting.rings[1].opened is None
+    assert "has not heard" in waiting.events[-1].text
+    assert opened(list(seen.seats), 1).rings[1].opened is not None
+    assert opened(forgotten, machine.HEARD_SECONDS).rings[1].opened is not None
 
 
 def test_a_probe_that_is_not_active_is_bad_and_one_that_was_not_looked_at_is_not_good() -> None:
