@@ -228,6 +228,7 @@ def test_a_unit_that_fails_ends_the_wait_at_once_with_its_lines(lab: Lab) -> Non
         web.wait_for_unit("broken.service")
     assert time.monotonic() - began < 5
     assert "backline lan journal --file" in (caught.value.hint or "")
+    lab.kept = False
 
 
 @pytest.mark.lan(topology="hall", seats=0, share=False)
@@ -235,6 +236,7 @@ def test_a_failed_unit_that_nobody_looked_at_is_a_problem(lab: Lab) -> None:
     lab["web"].run(["systemd-run", "--wait", "--unit=forgotten", "false"], check=False)
     with pytest.raises(TestFailed, match=r"web: forgotten\.service failed"):
         lab.check()
+    lab.kept = False
     lab["web"].succeeds("systemctl", "reset-failed")
 
 

@@ -39,7 +39,10 @@ def run(folder: Path, body: str, *options: str, typed: str = "") -> Ran:
     (folder / "test_it.py").write_text(HEAD.format(topology=folder / "topology.toml") + body)
     argv = [sys.executable, "-m", "pytest", "-c", os.devnull, f"--rootdir={folder}", "-p", "no:cacheprovider"]
     argv += [f"--junitxml={folder}/report.xml", *options, str(folder / "test_it.py")]
-    done = subprocess.run(argv, input=typed, text=True, capture_output=True, check=False, cwd=folder, timeout=120)
+    environment = {**os.environ, "TMPDIR": str(folder)}  # journals that are kept to be looked at
+    done = subprocess.run(
+        argv, input=typed, text=True, capture_output=True, check=False, cwd=folder, env=environment, timeout=120
+    )
     return Ran(done.returncode, done.stdout + done.stderr, ElementTree.parse(folder / "report.xml").getroot())
 
 
