@@ -7,6 +7,7 @@ tests are one story, in order.
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from e2e.iron import VERSIONS, Iron, variant
 from e2e.lab import Lab
 from e2e.pool import Labs
 from e2e.power import Disk
+from services.hostd import machines_render
 
 pytestmark = [
     pytest.mark.images,
@@ -38,6 +40,7 @@ NEXT, BROKEN, STUCK = "20991231.000000000002", "20991231.00000000000b", "2099123
 HOME = f"/var/lib/backline-machines/machines/{NAME}"
 UNITS = "/usr/lib/systemd/system"
 CODE = "/usr/lib/backline/app"
+UNITS_HERE = "/etc/systemd/system"
 OVERLAY_MAX = 20 << 20
 BRIDGE = "192.168.1.200/23"
 INSERT = (
@@ -68,8 +71,12 @@ def iron(labs: Labs, shop: Shop, first: str, tmp_path_factory: pytest.TempPathFa
     )
     wants = f"{UNITS}/multi-user.target.wants"
     variant(shop, ref, NEXT, versions, files={"/usr/share/next": "2\n", "/var/lib/brought/along": "new\n"})
-    newer = {f"{CODE}/services/newer.py": "code = 2\n"}
-    for version, name, text, more in ((BROKEN, "broken", broken, newer), (STUCK, "stuck", stuck, {})):
+    # The hostd in these two: one that writes other files for machines, and one that does not work.
+    render = (Path(machines_render.__file__)).read_text().replace("# Made by backline", "# Made by a newer backline")
+    newer = {f"{CODE}/services/newer.py": "code = 2\n", f"{CODE}/services/hostd/machines_render.py": render}
+    # By its unit: bytecode of an image is used whatever the source says (unchecked-hash).
+    unfit = {f"{UNITS}/backline-hostd.service": "[Service]\nType=notify\nExecStart=/bin/false\n"}
+    for version, name, text, more in ((BROKEN, "broken", broken, newer), (STUCK, "stuck", stuck, unfit)):
         files = {f"{UNITS}/{name}.service": text, **more}
         links = [(f"{wants}/{name}.service", f"../{name}.service")]
         variant(shop, ref, version, versions, files=files, links=links)
@@ -306,6 +313,78 @@ def test_hostd_itself_is_replaced_amid_an_upgrade(iron: Iron) -> None:
         iron.node.wait_until("the upgrade to be over", lambda: settled(iron), seconds=60)
     assert runs(iron) == NEXT
     iron.machine("revert", NAME)
+
+
+def test_hostd_is_replaced_and_a_broken_one_goes_back_while_machines_run(iron: Iron, first: str) -> None:
+    hall = iron.node.get("/etc/credstore/backline.hall").decode()
+    pid = iron.pid(NAME)
+    said = iron.init(f"{VERSIONS}/{STUCK}", hall, check=False)
+    assert "does not work here, and the one before runs again" in said
+    assert iron.node.succeeds("ls", f"{CODE}/services/newer.py"), "that of before"
+    assert iron.node.succeeds("backline", "hostd", "version").endswith("(configured)")
+    assert "hostd in /usr/lib/backline" in iron.init(f"{VERSIONS}-first", hall)
+    iron.node.fails("ls", f"{CODE}/services/newer.py")
+    files = iron.node.succeeds("sh", "-c", f"ls {UNITS_HERE}/backline-hostd*").split()
+    iron.node.succeeds("systemd-analyze", "verify", "--man=no", *files)
+    assert (iron.pid(NAME), runs(iron)) == (pid, first), "the machine has not noticed anything"
+
+
+# By document
+
+
+def document(iron: Iron, version: str, **more: object) -> str:
+    """A document with the machine as it is, but for its version; returns the name of its file."""
+    machine = iron.record(NAME)["machine"]
+    assert isinstance(machine, dict)
+    wish = {key: machine[key] for key in ("role", "network", "resources", "folders") if key in machine}
+    path = "/root/document.json"
+    iron.node.put(path, json.dumps({"machines": {NAME: {**wish, "version": version, **more}}}))
+    return path
+
+
+def test_a_document_upgrades_a_machine_and_its_rollback_takes_it_back(iron: Iron, first: str) -> None:
+    file = document(iron, NEXT, resources={"memory": "1G"})
+    assert iron.node.succeeds("backline", "host", "plan", file).splitlines() == [
+        f"change limits of machine {NAME}",
+        f"upgrade machine {NAME} to {NEXT}",
+    ]
+    said = iron.node.succeeds("backline", "host", "apply", file, "--why", "newer", seconds=120)
+    assert said == "generation 1: done"
+    assert runs(iron) == NEXT
+    assert iron.node.succeeds("systemctl", "show", "-P", "MemoryMax", f"systemd-nspawn@{NAME}") == str(1 << 30)
+    assert iron.node.succeeds("backline", "host", "plan", file) == "nothing to do"
+    assert iron.node.succeeds("backline", "host", "rollback", seconds=120) == "generation 2: done"
+    assert runs(iron) == first
+    pid = iron.pid(NAME)
+    assert iron.node.succeeds("backline", "host", "apply", document(iron, first), "--why", "x") == "generation 3: done"
+    assert iron.pid(NAME) == pid, "nothing was to do but to remember it"
+
+
+@pytest.mark.full
+def test_a_version_that_fails_its_gate_takes_the_generation_back(iron: Iron, first: str) -> None:
+    file = document(iron, BROKEN)
+    said = iron.node.fails("backline", "host", "apply", file, "--why", "worse", seconds=120)
+    assert "reverted" in said.stdout
+    assert "broken.service" in said.stderr
+    assert runs(iron) == first
+
+
+def test_limits_change_while_a_machine_runs(iron: Iron, first: str) -> None:
+    pid = iron.pid(NAME)
+    file = document(iron, first, resources={"memory": "3G", "tasks": 5000})
+    iron.node.succeeds("backline", "host", "apply", file, "--why", "more room")
+    assert iron.node.succeeds("systemctl", "show", "-P", "MemoryMax", f"systemd-nspawn@{NAME}") == str(3 << 30)
+    cgroup = iron.node.succeeds("systemctl", "show", "-P", "ControlGroup", f"systemd-nspawn@{NAME}")
+    assert iron.node.succeeds("cat", f"/sys/fs/cgroup{cgroup}/memory.max") == str(3 << 30)
+    assert iron.pid(NAME) == pid
+
+
+def test_an_upgrade_through_the_supervisor_is_a_job(iron: Iron, first: str) -> None:
+    where = ["--address", "unix:/run/backline/supervisor.sock"]
+    said = iron.machine("upgrade", NAME, NEXT, *where)
+    assert said == f"{NAME}: {ROLE} {NEXT}, active"
+    assert iron.machine("revert", NAME, *where) == f"{NAME}: {ROLE} {first}, active"
+    iron.node.succeeds("backline", "host", "rollback", "--to", "0", seconds=120)
 
 
 def test_a_power_cut_of_the_iron_amid_an_upgrade_takes_it_back_and_nobody_is_asked(iron: Iron, first: str) -> None:

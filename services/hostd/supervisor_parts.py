@@ -36,6 +36,8 @@ HALL = Path("/etc/credstore/backline.hall")
 """hall.toml where `backline host init` puts it."""
 IRON = "iron"
 """The role that `backline host init` gives a host: the one that runs machines."""
+GENERATIONS = Path("/usr/lib/backline-iron")
+"""Where it puts hostd: a container that became iron is told another role by whoever starts it."""
 JOURNAL_BYTES = 1024 * 1024
 
 
@@ -58,7 +60,7 @@ def make_supervisor(settings: Settings, identity: ImageIdentity) -> Supervisor:
         roots=RootServer(settings.roots),
     )
     viewer = None
-    if identity.role == IRON:
+    if identity.role == IRON or GENERATIONS.is_dir():
         viewer = Viewer(manager, Records(settings.machines), Images(settings.machines / "images"))
     return Supervisor(
         history=History(settings.state),
