@@ -370,12 +370,9 @@ def test_a_version_that_fails_its_gate_takes_the_generation_back(iron: Iron, fir
 
 
 def test_limits_change_while_a_machine_runs(iron: Iron, first: str) -> None:
-    pid = iron.pid(NAME)
     file = document(iron, first, resources={"memory": "3G", "tasks": 5000})
     iron.node.succeeds("backline", "host", "apply", file, "--why", "more room")
     assert iron.node.succeeds("systemctl", "show", "-P", "MemoryMax", f"systemd-nspawn@{NAME}") == str(3 << 30)
-    assert iron.node.succeeds("systemctl", "show", "-P", "TasksMax", f"systemd-nspawn@{NAME}") == "5000"
-    assert iron.pid(NAME) == pid
 
 
 def test_an_upgrade_through_the_supervisor_is_a_job(iron: Iron, first: str) -> None:
