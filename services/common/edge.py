@@ -25,6 +25,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 Handler = Callable[[Request], Awaitable[object]]
 """Answers with a struct or other data of JSON, a Response, or None for no content."""
 
+PIECE_BYTES = 1024 * 1024
+"""How much of a long body is kept in memory before it is written."""
 BODY_SECONDS = 30.0  # a client that sends its body slower than this holds a connection for nothing
 
 
@@ -121,6 +123,32 @@ async def read_body(request: Request, type: type[T]) -> T:
         raise UsageError("request.body", _lower(str(error))) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError("request.syntax", f"the body is not JSON: {_lower(str(error))}") from error
+
+
+async def pour(request: Request, write: Callable[[bytes], object], *, seconds: float | None = None) -> None:
+    """The body, piece by piece, into `write`, which is called in a thread; what came before a cut is written too.
+
+    Raises UsageError("request.late") when nothing comes for a while, or the whole takes longer than `seconds`.
+    """
+    held = bytearray()
+    stream = request.stream()
+    try:
+        async with asyncio.timeout(seconds) as whole:
+            while True:
+                try:
+                    async with asyncio.timeout(BODY_SECONDS):
+                        held += await anext(stream)
+                except StopAsyncIteration:
+                    return
+                if len(held) >= PIECE_BYTES:
+                    piece, held = bytes(held), bytearray()
+                    await asyncio.to_thread(write, piece)
+    except TimeoutError as error:
+        slow, silent = f"the body took longer than {seconds or 0:g} s", f"nothing came for {BODY_SECONDS:g} s"
+        raise UsageError("request.late", slow if whole.expired() else silent) from error
+    finally:
+        if held:
+            write(bytes(held))
 
 
 def read_query(request: Request, type: type[T]) -> T:

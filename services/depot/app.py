@@ -23,7 +23,7 @@ from services.common import signing, statement
 from services.common.access import Access, Role, require
 from services.common.app import Application, create_app
 from services.common.collecting import GcAnswer, GcRequest
-from services.common.edge import Operation, read_body, read_query
+from services.common.edge import Operation, pour, read_body, read_query
 from services.common.errors import (
     AccessError,
     BacklineError,
@@ -31,7 +31,6 @@ from services.common.errors import (
     HostError,
     IntegrityError,
     MissingError,
-    UsageError,
 )
 from services.common.feed.server import Feed
 from services.common.names import label_problem
@@ -40,7 +39,7 @@ from services.common.statement import Statement
 from services.common.versions import Ref, human
 from services.depot.collecting import Collector
 from services.depot.deltas import Deltas, Job, Stopped
-from services.depot.files import Files, Sink, Whole, ref_of
+from services.depot.files import Files, Whole, ref_of
 from services.depot.models import outbox
 from services.depot.schema import (
     LARGEST,
@@ -68,8 +67,6 @@ logger = logging.getLogger(__name__)
 
 SCOPE = "rfs"
 """The scope of a receiver's certificate."""
-WRITE_BYTES = 1024 * 1024
-PIECE_SECONDS = 30.0
 TIDY_SECONDS = 3600.0
 MANIFEST_BYTES = 9 * 1024 * 1024
 
@@ -135,7 +132,7 @@ class Api:
         receiving = self.files.receive(ref, name, offset)
         sink = await asyncio.to_thread(receiving.__enter__)
         try:
-            await _pour(request, sink)
+            await pour(request, sink.write)
         except BaseException as error:
             if not await asyncio.to_thread(receiving.__exit__, type(error), error, error.__traceback__):
                 raise
@@ -314,27 +311,6 @@ class Api:
             except (BacklineError, OSError) as error:
                 logger.error("what is old cannot be deleted: %s", error)
             await asyncio.sleep(TIDY_SECONDS)
-
-
-async def _pour(request: Request, sink: Sink) -> None:
-    """The body into a file. What came before a cut is written too. Raises UsageError("request.late")."""
-    held = bytearray()
-    stream = request.stream()
-    try:
-        while True:
-            try:
-                async with asyncio.timeout(PIECE_SECONDS):
-                    held += await anext(stream)
-            except StopAsyncIteration:
-                return
-            except TimeoutError as error:
-                raise UsageError("request.late", f"nothing came for {PIECE_SECONDS:.0f} s") from error
-            if len(held) >= WRITE_BYTES:
-                piece, held = bytes(held), bytearray()
-                await asyncio.to_thread(sink.write, piece)
-    finally:
-        if held:
-            sink.write(bytes(held))
 
 
 def _number(request: Request) -> int:

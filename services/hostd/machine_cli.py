@@ -181,8 +181,10 @@ def _signers() -> Sequence[Signer]:
 
 
 def _status(machines: Machines, record: Record) -> Status:
+    import msgspec
+
     from services.hostd.machines_iron import NotReady, Systemd
-    from services.hostd.machines_schema import Status
+    from services.hostd.machines_seen import status
 
     name = record.machine.name
     state = machines.iron.state(name)
@@ -192,17 +194,8 @@ def _status(machines: Machines, record: Record) -> Status:
             failed = [text.splitlines()[0] for text in machines.iron.failed_units(name)]
         except NotReady:
             state = "unknown"
-    return Status(
-        name=name,
-        role=record.machine.role,
-        version=record.running.version,
-        state=state,
-        wanted=record.wanted,
-        previous=record.previous.version if record.previous else "",
-        change=f"to {record.change.to.version}: {record.change.step.value}" if record.change else "",
-        leader=machines.iron.leader(name) if isinstance(machines.iron, Systemd) else None,
-        failed_units=failed,
-    )
+    leader = machines.iron.leader(name) if isinstance(machines.iron, Systemd) else None
+    return msgspec.structs.replace(status(record, state), leader=leader, failed_units=failed)
 
 
 def _list(arguments: argparse.Namespace) -> int:

@@ -19,20 +19,18 @@ from starlette.responses import FileResponse
 
 from services.common.access import Access, Role, require
 from services.common.app import Application, create_app
-from services.common.edge import Operation, read_query
-from services.common.errors import AccessError, BacklineError, HostError, UsageError
+from services.common.edge import Operation, pour, read_query
+from services.common.errors import AccessError, BacklineError, HostError
 from services.state.client import SCOPE
 from services.state.copying import Copying
-from services.state.kept import Incoming, Kept
+from services.state.kept import Kept
 from services.state.schema import Copies, Copy, CopyQuery, Sequences, Settings, State
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 15.0
 """How often there is looked for a new archive, and what failed is tried again."""
-PIECE_SECONDS = 30.0
 UPLOAD_SECONDS = 1800.0
-_WRITE_BYTES = 1024 * 1024
 _NOT_YET = float("nan")
 
 
@@ -76,7 +74,7 @@ class Handlers:
         receiving = self.kept.receive(host, request.path_params["name"], sha256)
         incoming = await asyncio.to_thread(receiving.__enter__)
         try:
-            await _pour(request, incoming)
+            await pour(request, incoming.write, seconds=UPLOAD_SECONDS)
             copy = await asyncio.to_thread(incoming.finish)
         except BaseException as error:
             if not await asyncio.to_thread(receiving.__exit__, type(error), error, error.__traceback__):
@@ -108,25 +106,6 @@ class Handlers:
         if not caller.has(Role.ROOT) and caller.name != host:
             raise AccessError("auth.denied", f"{caller.name} has no copies of {host}")
         return host
-
-
-async def _pour(request: Request, incoming: Incoming) -> None:
-    """The body into a copy. Raises UsageError("request.late")."""
-    held = bytearray()
-    stream = request.stream()
-    async with asyncio.timeout(UPLOAD_SECONDS):
-        while True:
-            try:
-                async with asyncio.timeout(PIECE_SECONDS):
-                    held += await anext(stream)
-            except StopAsyncIteration:
-                break
-            except TimeoutError as error:
-                raise UsageError("request.late", f"nothing came for {PIECE_SECONDS:.0f} s") from error
-            if len(held) >= _WRITE_BYTES:
-                piece, held = bytes(held), bytearray()
-                await asyncio.to_thread(incoming.write, piece)
-    await asyncio.to_thread(incoming.write, bytes(held))
 
 
 async def _work(copying: Copying) -> None:

@@ -76,6 +76,22 @@ def opened(playwright: Playwright, *arguments: str) -> Iterator[Browser]:
     started.close()
 
 
+def assert_readable(desk: Desk) -> None:
+    """Whatever one can use on the page has a name, headings are in order, and an id is given once."""
+    nameless = desk.page.evaluate(
+        "() => [...document.querySelectorAll('input:not([type=hidden]), select, textarea, button, a')]"
+        ".filter(it => !(it.ariaLabel || it.title || it.labels?.length || it.innerText?.trim()))"
+        ".filter(it => !it.closest('.brand'))"
+        ".map(it => it.outerHTML)"
+    )
+    assert nameless == []
+    levels = [int(tag[1]) for tag in desk.all("h1, h2, h3", "tagName")]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    ids = desk.all("[id]", "id")
+    assert len(ids) == len(set(ids))
+
+
 def desk_in(context: BrowserContext, origin: str) -> Desk:
     desk = Desk(context.new_page(), origin)
     desk.page.set_default_timeout(20_000)

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, expect
 
 from services.mdb.client import Mdb
 from services.mdb.schema import Edits, MachinePatch, Removal
-from tests.common.browser_rig import SCREENSHOTS, STILL, Desk, desk_in, launched
+from tests.common.browser_rig import SCREENSHOTS, STILL, Desk, assert_readable, desk_in, launched
 from tests.common.service_rig import Service
 from tests.mdb.pages_rig import BEGIN, forwarded, hall, neighbours
 
@@ -254,17 +254,7 @@ def test_a_phone_needs_no_scrolling_to_the_side(browser: Browser, origin: str, p
 )
 def test_every_field_has_a_name_and_headings_are_in_order(desk: Desk, path: str) -> None:
     desk.open(path)
-    nameless = desk.page.evaluate(
-        "() => [...document.querySelectorAll('input:not([type=hidden]), select, textarea, button, a')]"
-        ".filter(it => !(it.ariaLabel || it.labels?.length || it.innerText?.trim() || it.closest('.brand')))"
-        ".map(it => it.outerHTML)"
-    )
-    assert nameless == []
-    levels = [int(tag[1]) for tag in desk.all("h1, h2, h3", "tagName")]
-    assert levels[0] == 1
-    assert levels.count(1) == 1
-    ids = desk.all("[id]", "id")
-    assert len(ids) == len(set(ids))
+    assert_readable(desk)
 
 
 @pytest.mark.full

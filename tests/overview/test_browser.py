@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 
 from services.rollout.client import RolloutClient
 from services.rollout.schema import Phase, Plan, Rollout, Standing
-from tests.common.browser_rig import SCREENSHOTS, STILL, Desk, desk_in, opened
+from tests.common.browser_rig import SCREENSHOTS, STILL, Desk, assert_readable, desk_in, opened
 from tests.mdb.pages_rig import forwarded, htmx
 from tests.netboot.rig import ONE, TWO
 from tests.overview.rig import Whole, stopped, whole
@@ -177,18 +177,7 @@ def test_it_fits_a_phone_and_everything_has_a_name(browser: Browser, path: str) 
     desk = desk_in(context, HALL)
     desk.open(path)
     assert desk.page.evaluate("() => document.documentElement.scrollWidth") <= 375
-    nameless = desk.page.evaluate(
-        "() => [...document.querySelectorAll('input:not([type=hidden]), select, button, a')]"
-        ".filter(it => !(it.ariaLabel || it.title || it.labels?.length || it.innerText?.trim()))"
-        ".filter(it => !it.closest('.brand'))"
-        ".map(it => it.outerHTML)"
-    )
-    assert nameless == []
-    levels = [int(tag[1]) for tag in desk.all("h1, h2, h3", "tagName")]
-    assert levels[0] == 1
-    assert levels.count(1) == 1
-    ids = desk.all("[id]", "id")
-    assert len(ids) == len(set(ids))
+    assert_readable(desk)
     context.close()
 
 
