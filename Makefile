@@ -13,22 +13,9 @@ BIN := .venv/bin
 # Two at a time: the emulated machines one after the other, and everything else beside them.
 PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 # Debian packages that the host needs; everything else runs from the tools tree.
-HOST_PACKAGES := aardvark-dns ca-certificates chromium curl dbus-daemon debian-archive-keyring e2fsprogs gcc git iproute2 iptables \
-	libnfs-utils libsystemd-dev netavark nftables openssh-client ovmf pkg-config podman procps python3 python3-dbusmock python3-dev python3-venv \
-	qemu-system-x86 runc systemd systemd-container tcpdump util-linux zstd
-
-# What publishing is measured beside.
-BENCH_PACKAGES := casync rsync
-# Install what is missing of these packages.
-need = missing=; for package in $(1); do \
-	    dpkg-query -W -f '$${db:Status-Status}' "$$package" 2>/dev/null | grep -qx installed || missing="$$missing $$package"; \
-	done; \
-	if [ -n "$$missing" ]; then \
-	    [ "$$(id -u)" = 0 ] || { echo "make: run it as root, it has to install:$$missing" >&2; exit 1; }; \
-	    echo "setup: installing$$missing"; \
-	    apt-get update -q >/dev/null; \
-	    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing >/dev/null; \
-	fi
+HOST_PACKAGES := aardvark-dns ca-certificates casync chromium curl dbus-daemon debian-archive-keyring e2fsprogs gcc git iproute2 iptables \
+	libnfs-utils libsystemd-dev netavark nftables openssh-client ovmf pkg-config podman procps python3 python3-dbusmock python3-dev \
+	python3-venv qemu-system-x86 rsync runc systemd systemd-container tcpdump util-linux zstd
 
 .PHONY: help setup images lan test test-full bench-build bench-lan bench-netboot bench-publish lock clean
 
@@ -40,7 +27,15 @@ help: ## show this help
 setup: .venv/.ready ## install what is missing: Debian packages by name, Python packages by hash, into .venv
 
 .venv/.ready: Makefile pyproject.toml requirements/build.txt requirements/dev.txt
-	@$(call need,$(HOST_PACKAGES))
+	@missing=; for package in $(HOST_PACKAGES); do \
+	    dpkg-query -W -f '$${db:Status-Status}' "$$package" 2>/dev/null | grep -qx installed || missing="$$missing $$package"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	    [ "$$(id -u)" = 0 ] || { echo "make setup: run it as root, it has to install:$$missing" >&2; exit 1; }; \
+	    echo "setup: installing$$missing"; \
+	    apt-get update -q >/dev/null; \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing >/dev/null; \
+	fi
 	@echo "setup: Python packages into .venv"
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	@pip="$(BIN)/python -m pip --disable-pip-version-check --quiet install"; \
@@ -71,7 +66,6 @@ bench-netboot: setup images ## figures of mdb, DNS, DHCP and netboot, and of a m
 	@$(BIN)/python -m benchmarks.netboot
 
 bench-publish: setup images ## figures of publishing, switches, hostd and rollouts, beside rsync, casync and scp
-	@$(call need,$(BENCH_PACKAGES))
 	@$(BIN)/python -m benchmarks.publish
 
 lock: setup ## resolve the images' packages and wheels again (commit the result)
