@@ -43,7 +43,8 @@ class DepotServer:
     change: Callable[[str, bytes], bytes] = lambda _, content: content
     """What becomes of a file's bytes on their way."""
     requests: list[str] = field(default_factory=list)
-    sent: int = 0
+    offsets: list[int] = field(default_factory=list)
+    """From which byte on files were asked for, when not from the first."""
     progress: list[dict[str, object]] = field(default_factory=list)
     before: Callable[[str], None] = lambda _: None
     url: str = ""
@@ -74,6 +75,7 @@ def depot_server(root: Path) -> Iterator[DepotServer]:
                 self.answer(200, content)
                 return
             offset = int(start[1])
+            state.offsets.append(offset)
             self.answer(206, content[offset:], ("Content-Range", f"bytes {offset}-{len(content) - 1}/{len(content)}"))
 
         def do_PUT(self) -> None:
@@ -91,7 +93,6 @@ def depot_server(root: Path) -> Iterator[DepotServer]:
                 self.close_connection = True
             with contextlib.suppress(OSError):
                 self.wfile.write(content)
-                state.sent += len(content) if "/files/" in self.path else 0
 
         def log_message(self, format: str, *arguments: object) -> None:
             """Not on the terminal."""
