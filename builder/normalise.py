@@ -55,6 +55,7 @@ REMOVED = {
     "usr/lib/mono/aot-cache": "compiled at installation, with random ids",
     "usr/lib/pypy3*/**/__pycache__": "compiled at installation, in the order of a hash seed",
     "usr/lib/python3/**/*.pypy*.pyc": "compiled by PyPy at installation, in the order of a hash seed",
+    "usr/share/info/dir": "list that install-info makes, or not, as packages come in one transaction or in layers",
     "usr/lib/backline-clock.so": "only there while `build check` shifts the clock",
 }
 # Files that the build itself makes, outside of any package, with the umask that it happens to have: mkosi's depmod.
