@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from netboot.boots import Answered, Asked
 
 GROUP = 200
-GATHER_SECONDS = 0.005
-"""How long the first of a group waits for others: a transaction costs more than what it writes."""
+GATHER_SECONDS = 0.003
+"""How long the first of all waits for others: a transaction costs more than what it writes. Those who come while a
+transaction is written have waited for each other by then."""
 
 
 class Committer:
@@ -33,8 +34,8 @@ class Committer:
         return await future
 
     async def _work(self) -> None:
+        await asyncio.sleep(GATHER_SECONDS)
         while self._waiting:
-            await asyncio.sleep(GATHER_SECONDS)
             group, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
             try:
                 answers = await asyncio.to_thread(self._write, [asked for asked, _ in group])
