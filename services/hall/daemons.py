@@ -33,6 +33,7 @@ _UNITS = {
     "backline-dhcp.service": render.DHCP,
     "backline-dns.service": render.DNS,
     "backline-overview.service": render.OVERVIEW,
+    "backline-identity.service": render.IDENTITY,
     "backline-roots.service": render.ROOTS,
     "backline-state-keeper.service": render.STATE,
     "nginx.service": str(Path(edge.CONFIGURATION).parent),

@@ -24,6 +24,7 @@ from services.hall import (
     for_depot,
     for_dhcp,
     for_dns,
+    for_identity,
     for_mdb,
     for_netboot,
     for_overview,
@@ -51,6 +52,9 @@ LOCALTIME = "/etc/localtime"
 LOCALE = "/etc/locale.conf"
 KEYBOARD = "/etc/default/keyboard"
 NETBOOT = "/run/backline/netboot.toml"
+IDENTITY = "/run/backline/identity.toml"
+SEAT = "/run/backline/seat.toml"
+ROOT_KEYS = "/var/lib/backline-identity/current/root_keys"
 ROLLOUT = "/run/backline/rollout.toml"
 OVERVIEW = "/run/backline/overview.toml"
 ROOTS = "/run/backline/roots.toml"
@@ -126,6 +130,9 @@ def render(hall: Hall, identity: Identity) -> dict[str, File]:
         LOCALE: File(f"{_HEADER}LANG={site.locale}\n"),
         KEYBOARD: File(f'{_HEADER}XKBMODEL="pc105"\nXKBLAYOUT="{site.keyboard}"\nBACKSPACE="guess"\n'),
     }
+    files[IDENTITY] = File(_HEADER + for_identity.settings(hall, gateway=identity.role == "gw", seat=identity.seat))
+    if identity.seat:
+        files[SEAT] = File(_HEADER + for_identity.seat(hall))
     if not identity.seat:  # nobody logs in to the services of a seat
         files[ADMINISTRATORS] = File(_people(hall))
     for name, text in _networkd(hall, identity, host).items():
@@ -313,7 +320,7 @@ def _chrony(hall: Hall, identity: Identity, host: Host | None) -> str:
 def _sshd() -> str:
     return (
         f"{_HEADER}PermitRootLogin prohibit-password\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
-        f"Match User root\n    AuthorizedKeysFile {AUTHORIZED_KEYS}\n"
+        f"Match User root\n    AuthorizedKeysFile {AUTHORIZED_KEYS} {ROOT_KEYS}\n"
     )
 
 

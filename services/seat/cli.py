@@ -6,18 +6,45 @@ import argparse
 
 from services.common.errors import Exit
 
-SUMMARY = "what a seat tells netboot; its units run it"
+SUMMARY = "what a seat tells netboot, and how users log in; its units and PAM run it"
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
     """The command line of `backline seat`."""
-    root = argparse.ArgumentParser(prog=prog, description="What a seat tells netboot.")
+    root = argparse.ArgumentParser(prog=prog, description="What a seat tells netboot, and how users log in.")
     commands = root.add_subparsers(metavar="COMMAND", required=True)
     text = "wait until the seat is up, then tell netboot so, with its ssh host key"
     commands.add_parser("report", help=text, description=text).set_defaults(run=_report)
     text = "tell netboot every 15 s how the seat is and who is logged in, and restart when it asks for that"
     commands.add_parser("heartbeat", help=text, description=text).set_defaults(run=_heartbeat)
+    text = "one stage of a login, for pam_exec: asks presence, and opens the home; a password comes on standard input"
+    commands.add_parser("login", help=text, description=text).set_defaults(run=_login)
+    text = "the home of a user: open it, close it, or close it when he has no session"
+    home = commands.add_parser("home", help=text, description=text)
+    home.add_argument("what", metavar="open|close|check", choices=("open", "close", "check"))
+    home.add_argument("uid", metavar="UID", type=int)
+    home.set_defaults(run=_home)
     return root
+
+
+def _login(arguments: argparse.Namespace) -> int:  # noqa: ARG001
+    from services.seat import login
+
+    return login.main()
+
+
+def _home(arguments: argparse.Namespace) -> int:
+    from services.common import log
+    from services.seat import home
+
+    log.setup("backline-seat-home")
+    if arguments.what == "open":
+        home.open_home(arguments.uid, home.Memory())
+    elif arguments.what == "close":
+        home.close_home(arguments.uid, home.Memory())
+    elif home.check_home(arguments.uid):
+        print(f"uid {arguments.uid} was let in and has no session: his home was closed")
+    return int(Exit.OK)
 
 
 def _report(arguments: argparse.Namespace) -> int:  # noqa: ARG001

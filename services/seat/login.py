@@ -1,0 +1,160 @@
+"""The stages of a login on a seat, as pam_exec(8) runs them: `backline seat login`, in /etc/pam.d/backline-seat-*.
+
+- auth: is it his password, and may he in? Presence says both. The password comes on standard input, and goes there alone.
+- account: presence registers him here, and his home is opened. This is the stage that can take minutes, as its lines
+  are shown by every greeter.
+- open_session: his home is there. If his last session has just ended and taken it away, it is opened once more.
+- close_session: nothing. logind knows when the last one is over, even if PAM is dead (`services.seat.home`).
+
+What is printed is shown to who logs in. Exit code 0 lets him in; every other code, and every bug, does not.
+"""
+
+from __future__ import annotations
+
+import pwd
+import subprocess
+import sys
+import syslog
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from services.common.errors import BacklineError, MissingError
+from services.seat.home import STATE, unit
+from services.seat.presence import Decision, Presence, find_presence
+
+PATIENCE = 15.0
+"""Seconds for which a presence that does not answer is asked again: it may be restarting."""
+AGAIN = 0.5
+PASSWORD_MAX = 4096
+_SLICE = 0.1
+
+
+class Login:
+    """One stage of one login. `tell` shows a line to who logs in, `log` writes one for administrators."""
+
+    def __init__(
+        self,
+        user: str,
+        *,
+        tell: Callable[[str], None],
+        log: Callable[[str], None],
+        presence: Callable[[], Presence] = find_presence,
+        wait: Callable[[float], None] = time.sleep,
+        patience: float = PATIENCE,
+    ) -> None:
+        self.user = user
+        self.tell = tell
+        self.log = log
+        self._presence = presence
+        self._wait = wait
+        self._patience = patience
+
+    def auth(self, password: str) -> bool:
+        """Whether it is his password, and he may in as things are."""
+        return self._ask(password, "auth")
+
+    def account(self) -> bool:
+        """Register him here, and open his home."""
+        return self._ask(None, "account") and self._home()
+
+    def open_session(self) -> bool:
+        """Have his home there."""
+        uid = pwd.getpwnam(self.user).pw_uid
+        active = subprocess.run(["systemctl", "--quiet", "is-active", unit(uid)], check=False).returncode == 0
+        return active or self.account()
+
+    def _ask(self, password: str | None, stage: str) -> bool:
+        deadline = time.monotonic() + self._patience
+        waiting = False
+        while True:
+            try:
+                decision = self._presence().login(self.user, password, stage)
+                break
+            except MissingError as error:
+                if time.monotonic() >= deadline:
+                    self.log(f"{stage} of {self.user}: {error}")
+                    self.tell("The hall's login service does not answer. Please tell an organizer.")
+                    return False
+                if not waiting:
+                    self.tell("Waiting for the hall's login service...")
+                waiting = True
+                self._wait(AGAIN)
+        if not decision.allowed:
+            self.log(f"{stage} of {self.user} refused: {decision.reason}: {decision.message}")
+            self.tell(words(decision))
+        return decision.allowed
+
+    def _home(self) -> bool:
+        uid = pwd.getpwnam(self.user).pw_uid
+        said = STATE / f"{uid}.said"
+        starting = subprocess.Popen(["systemctl", "start", unit(uid)], stderr=subprocess.DEVNULL)
+        shown = said.read_text().count("\n") if said.exists() else 0  # of a home that is open already
+        while True:
+            try:
+                code: int | None = starting.wait(_SLICE)
+            except subprocess.TimeoutExpired:
+                code = None
+            shown = self._show(said, shown)
+            if code is not None:
+                break
+        if code != 0:
+            self.log(f"the home of {self.user} was not opened: see `journalctl -u {unit(uid)}`")
+            self.tell("You are not logged in, as there is no home for you. Please tell an organizer.")
+        return code == 0
+
+    def _show(self, said: Path, shown: int) -> int:
+        try:
+            lines = said.read_text().splitlines()
+        except OSError:
+            return shown
+        for line in lines[shown:]:
+            self.tell(line)
+        return max(shown, len(lines))
+
+
+def words(decision: Decision) -> str:
+    """Why not, for who logs in."""
+    return decision.message or {"password": "That is not your password."}.get(
+        decision.reason, f"You cannot log in here: {decision.reason or 'no reason was given'}."
+    )
+
+
+def run(environ: Mapping[str, str], stdin: BinaryIO) -> int:
+    """What pam_exec runs: the exit code."""
+
+    def log(line: str) -> None:
+        syslog.syslog(syslog.LOG_WARNING | syslog.LOG_AUTH, line)
+
+    def tell(line: str) -> None:
+        print(line, flush=True)
+
+    syslog.openlog("backline-seat-login", syslog.LOG_PID)
+    user, stage = environ.get("PAM_USER", ""), environ.get("PAM_TYPE", "")
+    login = Login(user, tell=tell, log=log)
+    try:
+        if stage == "auth":
+            good = login.auth(stdin.read(PASSWORD_MAX).rstrip(b"\0").decode(errors="replace"))
+        elif stage == "account":
+            good = login.account()
+        elif stage == "open_session":
+            good = login.open_session()
+        else:
+            good = stage == "close_session"
+    except BacklineError as error:
+        log(f"{stage} of {user}: {error}")
+        tell(f"This seat cannot log you in: {error.message}. Please tell an organizer.")
+        good = False
+    except Exception as error:  # a traceback would be shown to who logs in
+        log(f"{stage} of {user}: {type(error).__name__}: {error}")
+        tell("This seat cannot log you in. Please tell an organizer.")
+        good = False
+    return 0 if good else 1
+
+
+def main() -> int:
+    """For `backline seat login`."""
+    import os
+
+    return run(os.environ, sys.stdin.buffer)
