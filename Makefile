@@ -14,7 +14,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 # Debian packages that the host needs; everything else runs from the tools tree.
 HOST_PACKAGES := aardvark-dns ca-certificates casync chromium curl dbus-daemon debian-archive-keyring e2fsprogs gcc git iproute2 iptables \
-	libnfs-utils libsystemd-dev netavark nftables openssh-client ovmf pkg-config podman procps python3 python3-dbusmock python3-dev \
+	libnfs-utils libsystemd-dev netavark nftables openssh-client ovmf pamtester pkg-config podman procps python3 python3-dbusmock python3-dev \
 	python3-venv qemu-system-x86 rsync runc systemd systemd-container tcpdump util-linux zstd
 
 .PHONY: help setup images lan test test-full bench-build bench-lan bench-netboot bench-publish lock clean

@@ -771,6 +771,32 @@ def _overview_settings() -> str:
     return settings.reference(Settings, "overview")
 
 
+def openapi_of_identity() -> dict[str, object]:
+    """The document that the identity service serves as /openapi.json."""
+    from services.common import openapi
+    from services.identity.accounts import Own
+    from services.identity.app import make_app
+    from services.identity.folder import Folder
+    from services.identity.schema import Settings
+    from services.identity.work import Worker, make_follower
+
+    worker = Worker(Folder(Path("/nowhere")), make_follower(Settings(), {}), own=Own)
+    return openapi.document(make_app(worker).operations, title="identity", version="")
+
+
+def _identity_parser() -> argparse.ArgumentParser:
+    from services.identity import cli
+
+    return cli.parser("backline identity")
+
+
+def _identity_settings() -> str:
+    from services.common import settings
+    from services.identity.schema import Settings
+
+    return settings.reference(Settings, "identity")
+
+
 def openapi_of_rollout() -> dict[str, object]:
     """The document that the rollout service serves as /openapi.json."""
     from services.common import openapi
@@ -903,6 +929,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "hostd-routes": lambda: _routes(openapi_of_hostd()),
     "hostd-settings": _hostd_settings,
     "hostd-sockets": _hostd_sockets,
+    "identity-commands": lambda: command_text(_identity_parser(), depth=3),
+    "identity-routes": lambda: _routes(openapi_of_identity()),
+    "identity-settings": _identity_settings,
     "supervisor-routes": lambda: _routes(openapi_of_supervisor()),
     "supervisor-settings": _supervisor_settings,
     "login-commands": lambda: command_text(_login_parser(), depth=3),

@@ -23,7 +23,10 @@ from services.hall.schema import Hall
 
 NAME = "lab"
 DOMAIN = "prolo"
-_SCOPES: Mapping[str, tuple[str | None, ...]] = {"gw": (None, "host", "state"), "rhfs": (None, "feed", "feed-private", "rfs")}
+_SCOPES: Mapping[str, tuple[str | None, ...]] = {
+    "gw": (None, "host", "state"),
+    "rhfs": (None, "feed", "feed-private", "rfs"),
+}
 UPSTREAM = """[upstream]
 method = "static"
 address = "198.51.100.2/24"

@@ -113,7 +113,7 @@ def credentials() -> Credentials:
     unit = """[Unit]
 Description=Claim this boot's credentials, as the initrd of a real seat does
 After=systemd-networkd.service
-Before=backline-seat-report.service backline-seat-heartbeat.service
+Before=backline-seat-report.service backline-seat-heartbeat.service backline-identity.service
 [Service]
 Type=oneshot
 RemainAfterExit=yes
@@ -126,5 +126,6 @@ ExecStart=/usr/bin/python3 /run/claim.py
         "systemd.extra-unit.backline-claim.service": unit.encode(),
         "systemd.unit-dropin.backline-seat-report.service": both.encode(),
         "systemd.unit-dropin.backline-seat-heartbeat.service": both.encode(),
+        "systemd.unit-dropin.backline-identity.service": after.encode(),
         "tmpfiles.extra": file_line("/run/claim.py", _CLAIM, mode="0700").encode(),
     }

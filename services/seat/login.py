@@ -1,6 +1,7 @@
 """The stages of a login on a seat, as pam_exec(8) runs them: `backline seat login`, in /etc/pam.d/backline-seat-*.
 
-- auth: is it his password, and may he in? Presence says both. The password comes on standard input, and goes there alone.
+- auth: is it his password, and may he in? Presence says both. The password comes on standard input, and goes there
+  alone.
 - account: presence registers him here, and his home is opened. This is the stage that can take minutes, as its lines
   are shown by every greeter.
 - open_session: his home is there. If his last session has just ended and taken it away, it is opened once more.
@@ -121,7 +122,7 @@ def words(decision: Decision) -> str:
     )
 
 
-def run(environ: Mapping[str, str], stdin: BinaryIO) -> int:
+def run(environ: Mapping[str, str], stdin: BinaryIO, *, presence: Callable[[], Presence] = find_presence) -> int:
     """What pam_exec runs: the exit code."""
 
     def log(line: str) -> None:
@@ -132,7 +133,7 @@ def run(environ: Mapping[str, str], stdin: BinaryIO) -> int:
 
     syslog.openlog("backline-seat-login", syslog.LOG_PID)
     user, stage = environ.get("PAM_USER", ""), environ.get("PAM_TYPE", "")
-    login = Login(user, tell=tell, log=log)
+    login = Login(user, tell=tell, log=log, presence=presence)
     try:
         if stage == "auth":
             good = login.auth(stdin.read(PASSWORD_MAX).rstrip(b"\0").decode(errors="replace"))
