@@ -194,7 +194,10 @@ def _content(root: Path) -> bytes:
     for path in sorted(root.rglob("*")):
         if not path.name.endswith("-shm"):
             found.update(f"{path.relative_to(root)}\0{path.lstat().st_mode}\0".encode())
-            found.update(b"" if path.is_dir() else hashlib.sha1(path.read_bytes()).digest())
+            if path.is_symlink():
+                found.update(bytes(path.readlink()))
+            else:
+                found.update(b"" if path.is_dir() else hashlib.sha1(path.read_bytes()).digest())
     return found.digest()
 
 
@@ -204,11 +207,13 @@ def killed(case: Case, victims: Victims, origin: Path, folder: Path) -> list[tup
     known: dict[tuple[bytes, object], str] = {}
     for number in itertools.count():
         root, left = folder / "state", folder / "left"
-        shutil.copytree(origin, root)
+        shutil.copytree(origin, root, symlinks=True)
         case.begin()
         try:
             name = _kill(case, victims, root, number)
-            shutil.copytree(root, left)  # who looks on has it open, and would tidy up on leaving: SQLite does
+            shutil.copytree(
+                root, left, symlinks=True
+            )  # who looks on has it open, and would tidy up on leaving: SQLite does
         finally:
             case.leave()
         key = (_content(left), case.remember())
@@ -255,7 +260,7 @@ def cut(case: Case, victims: Victims, origin: Path, folder: Path) -> list[tuple[
             file.unlink()  # nothing came to the disk since then
 
     with disk.mounted() as root:
-        shutil.copytree(origin, root)
+        shutil.copytree(origin, root, symlinks=True)
         run(["sync", "--file-system", root])
         case.begin()
         order = Order(root, case.asides)

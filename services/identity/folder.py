@@ -69,6 +69,7 @@ class Folder:
             self._point(number)
             for old in sorted(self._numbers())[:-_KEPT]:
                 shutil.rmtree(self.sets / str(old))
+            _synchronise(self.sets)
         return True
 
     def _numbers(self) -> list[int]:

@@ -36,14 +36,14 @@ class Machine:
         """What udb says first."""
         items = [Item(TOPIC, str(each["id"]), each) for each in people]
         position = Position("log", 1)
-        changes = self.state.snapshot(Snapshot(items, last=True), position)
+        changes = self.state.snapshot(Snapshot(1, items, last=True), position)
         self.worker.take(Batch(self.state.records, changes or [], position, first=True))
 
     def change(self, kind: Kind, number: int, record: dict[str, Any] | None) -> None:
         """What udb says next."""
         assert self.state.position is not None
         position = Position("log", self.state.position.revision + 1)
-        told = self.state.change(Change(TOPIC, str(number), kind, record), position)
+        told = self.state.change(Change(position.revision, TOPIC, str(number), kind, 0.0, record), position)
         assert told is not None
         self.worker.take(Batch(self.state.records, [told], position, first=False))
 
@@ -58,7 +58,7 @@ class Machine:
 
 @contextlib.asynccontextmanager
 async def running(machine: Machine) -> AsyncIterator[None]:
-    async with machine.worker.run(Metrics("identity")):
+    async with machine.worker.run(Metrics(service="identity", version="", role="", image="")):
         yield
 
 
