@@ -197,7 +197,7 @@ class Worker:
         position = self.follower.state.position
         made = self.made
         left_out = [] if made is None else list(made.left_out)
-        problem = self.problem or self.refused
+        problem = self.refused or self.problem
         return Status(
             state="applied" if problem is None and self._done == self._noted else "pending",
             problem=None if problem is None else problem.message,
@@ -213,7 +213,7 @@ class Worker:
 
     async def in_force(self) -> None:
         """A check for /healthz. Raises what keeps users from being in force."""
-        if (problem := self.problem or self.refused) is not None:
+        if (problem := self.refused or self.problem) is not None:
             raise problem
 
 
