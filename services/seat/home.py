@@ -28,11 +28,12 @@ from services.seat.presence import Presence, find_presence
 logger = logging.getLogger(__name__)
 
 STATE = Path("/run/backline-seat-home")
-"""Of each user who has a home open, by uid: UID is his login, UID.said what was told."""
+"""Of each user who has a home open, by uid: UID is his login, UID.said what was told, UID.coming see `Coming`."""
 SKELETON = Path("/etc/skel")
 SIZE = "size=30%,nr_inodes=500k"
 KILL_SECONDS = 10.0
 LOGOUT_SECONDS = 5.0
+COMING_SECONDS = 45.0
 Tell = Callable[[str], None]
 
 
@@ -90,6 +91,30 @@ class Memory:
             owner.path.rmdir()
 
 
+class Coming:
+    """That somebody was let in and will open a session in a moment: his last one, which ends just now, is none.
+
+    It counts for less time than it takes until somebody looks for those who opened none.
+    """
+
+    def __init__(self, uid: int, *, state: Path = STATE) -> None:
+        self.file = state / f"{uid}.coming"
+
+    def begin(self) -> None:
+        self.file.parent.mkdir(mode=0o700, exist_ok=True)
+        self.file.touch()
+
+    def end(self) -> None:
+        self.file.unlink(missing_ok=True)
+
+    def there(self) -> bool:
+        """Whether it is so."""
+        try:
+            return abs(time.time() - self.file.stat().st_mtime) < COMING_SECONDS
+        except FileNotFoundError:
+            return False
+
+
 def open_home(uid: int, homes: Homes, *, state: Path = STATE) -> None:
     """Open a user's home. Raises MissingError("seat.user"), and what `Homes.open` raises, which is told as well."""
     owner = _owner(uid)
@@ -111,7 +136,7 @@ def open_home(uid: int, homes: Homes, *, state: Path = STATE) -> None:
 def close_home(
     uid: int, homes: Homes, *, state: Path = STATE, presence: Callable[[], Presence] = find_presence
 ) -> None:
-    """End what a user has left running, take his home away and tell presence that he is gone.
+    """End what a user has left running, take his home away and tell presence that he is gone, unless he is coming.
 
     Presence that does not answer takes it from the heartbeats, half a minute later.
     """
@@ -124,6 +149,8 @@ def close_home(
     homes.close(Owner(login, uid, 0, Path("/home", login)))
     for each in (file, state / f"{uid}.said"):
         each.unlink(missing_ok=True)
+    if Coming(uid, state=state).there():
+        return
     try:
         presence().logout(login, seconds=LOGOUT_SECONDS)
     except BacklineError as error:

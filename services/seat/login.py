@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from services.common.errors import BacklineError, MissingError
-from services.seat.home import STATE, unit
+from services.seat.home import STATE, Coming, unit
 from services.seat.presence import Decision, Presence, find_presence
 
 PATIENCE = 15.0
@@ -58,13 +58,23 @@ class Login:
 
     def account(self) -> bool:
         """Register him here, and open his home."""
-        return self._ask(None, "account") and self._home()
+        coming = Coming(pwd.getpwnam(self.user).pw_uid)
+        coming.begin()
+        good = self._ask(None, "account") and self._home()
+        if good:
+            coming.begin()
+        else:
+            coming.end()
+        return good
 
     def open_session(self) -> bool:
-        """Have his home there."""
+        """Have his home there. Who took too long since the account stage is asked for his password again."""
         uid = pwd.getpwnam(self.user).pw_uid
+        coming = Coming(uid)
         active = subprocess.run(["systemctl", "--quiet", "is-active", unit(uid)], check=False).returncode == 0
-        return active or self.account()
+        good = active or (self._home() if coming.there() else self.account())
+        coming.end()
+        return good
 
     def _ask(self, password: str | None, stage: str) -> bool:
         deadline = time.monotonic() + self._patience

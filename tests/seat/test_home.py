@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from services.common.errors import BacklineError, InputError, MissingError
 from services.seat import home
-from services.seat.home import Memory, Owner
+from services.seat.home import Coming, Memory, Owner
 from services.seat.presence import Presence
 
 UID = 10_987
@@ -105,6 +106,29 @@ def test_presence_is_told_who_left_even_when_udb_has_forgotten_him(
     home.close_home(UID, Broken(), state=state, presence=lambda: Told("https://presence.prolo", "t0ken"))
     assert told == ["alice"]
     assert list(state.iterdir()) == []
+
+
+@pytest.mark.parametrize(("age", "told"), [(0.0, False), (home.COMING_SECONDS + 1, True)])
+def test_a_session_that_ends_while_the_next_one_begins_is_no_logout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age: float, *, told: bool
+) -> None:
+    heard: list[str] = []
+
+    class Told(Presence):
+        def logout(self, login: str, *, seconds: float = 1.0) -> None:
+            del seconds
+            heard.append(login)
+
+    state = tmp_path / "state"
+    coming = Coming(UID, state=state)
+    coming.begin()
+    os.utime(coming.file, (time.time() - age, time.time() - age))
+    (state / str(UID)).write_text("alice")
+    monkeypatch.setattr(home, "kill_all", lambda uid: None)
+    home.close_home(UID, Broken(), state=state, presence=lambda: Told("https://presence.prolo", "t0ken"))
+    assert heard == (["alice"] if told else [])
+    coming.end()
+    assert not coming.there()
 
 
 def test_nobody_has_no_home(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Real PAM, presence and udb: `e2e/scenarios/test_login.py`.
 from __future__ import annotations
 
 import io
+import pwd
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from services.common.errors import HostError, InputError, MissingError
 from services.seat import login as seat_login
+from services.seat.home import Coming
 from services.seat.login import Login
 from services.seat.presence import Presence, find_presence
 from tests.seat.presence_server import PASSWORD, PresenceServer
@@ -67,6 +69,14 @@ def test_a_wrong_password_is_refused_in_presence_s_words(server: PresenceServer)
     assert not screen.login.auth("wrong")
     assert screen.shown == ["the password is wrong"]
     assert "wrong" not in screen.logged[0].replace("the password is wrong", "")
+
+
+@pytest.fixture(autouse=True)
+def _alice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """She is somebody here, and nobody's /run is touched."""
+    entry = pwd.struct_passwd(("alice", "x", 10_001, 10_000, "Alice", "/home/alice", "/bin/bash"))
+    monkeypatch.setattr("services.seat.login.pwd.getpwnam", lambda name: {"alice": entry}[name])
+    monkeypatch.setattr(Coming.__init__, "__kwdefaults__", {"state": tmp_path / "state"})
 
 
 @pytest.mark.parametrize("reason", ["elsewhere", "busy", "machine", "user", "group", "early", "unavailable"])
