@@ -67,7 +67,7 @@ def test_another_scope_changes_nothing(lab: Lab, gw: Node) -> None:
     assert "rhfs01 may feed here, and this takes host" in done.stderr
 
 
-def test_machines_of_another_host_are_asked_for_over_tls(lab: Lab, gw: Node) -> None:  # noqa: ARG001
+def test_machines_of_another_host_are_asked_for_over_tls(lab: Lab, gw: Node) -> None:
     """rhfs01 is no iron, and says so; what an iron does by the same routes is in test_iron."""
     assert json.loads(gw.succeeds("backline", "machine", "list", "--host", "rhfs01", "--json")) == []
     refused = gw.fails("backline", "machine", "start", "rhfs01", "--host", "rhfs01")
