@@ -53,12 +53,12 @@ def _up(lab: Lab) -> None:
 
 
 def test_services_answer_by_name_with_and_without_tls(lab: Lab) -> None:
-    for service in ("mdb", "netboot"):
+    for service in ("mdb", "netboot", "udb"):
         assert ask(lab, "web", "/version", host=service).json()["service"] == service
         plain = lab["web"].http("GET", "http://192.168.1.254/version", headers={"host": service})
         assert plain.json()["service"] == service
     assert lab["web"].http("GET", "http://192.168.1.254/version").json()["service"] == "netboot"
-    assert ask(lab, "web", "/version", host="udb").status_code == 404
+    assert ask(lab, "web", "/version", host="printing").status_code == 404
 
 
 def test_the_edge_runs_as_nobody_special(lab: Lab) -> None:

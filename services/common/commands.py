@@ -10,9 +10,11 @@ import argparse
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 from services.common.errors import Exit
 
+T = TypeVar("T")
 Run = Callable[[argparse.Namespace], int]
 
 
@@ -79,3 +81,40 @@ def moment(seconds: float | None, *, timespec: str = "seconds") -> str:
     if seconds is None:
         return ""
     return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(sep=" ", timespec=timespec)
+
+
+def difference(before: dict[str, Any] | None, after: dict[str, Any] | None, telling: Sequence[str]) -> str:
+    """What a change of a history changed, on one line; of a record that was made or removed the fields in `telling`."""
+    if before is None or after is None:
+        record = after or before or {}
+        names = [name for name in telling if name in record]
+        return one_line(", ".join(f"{name} {record[name]}" for name in names or sorted(record)))
+    return one_line(", ".join(f"{name} {before[name]!r} → {after[name]!r}" for name in after))
+
+
+def show_changes(before: Any, after: Any) -> None:
+    """A line for each field of two structs that differs."""
+    if before is None:
+        return
+    for name in after.__struct_fields__:
+        then, now = getattr(before, name), getattr(after, name)
+        if then != now and name not in ("revision", "updated"):
+            print(f"  {name}: {_text(then)} → {_text(now)}")
+
+
+def _text(value: object) -> str:
+    return one_line(str(getattr(value, "value", value)))
+
+
+def converted(values: object, kind: type[T], *, code: str) -> T:
+    """Values of the command line as a struct. Raises UsageError(code)."""
+    import msgspec
+
+    from services.common.codec import convert
+    from services.common.errors import UsageError
+
+    try:
+        return convert(values, kind)
+    except msgspec.ValidationError as error:
+        message = str(error).partition(" - at ")[0]
+        raise UsageError(code, f"{message[:1].lower()}{message[1:]}") from error

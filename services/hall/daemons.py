@@ -36,6 +36,7 @@ _UNITS = {
     "backline-identity.service": render.IDENTITY,
     "backline-roots.service": render.ROOTS,
     "backline-state-keeper.service": render.STATE,
+    "backline-udb.service": render.UDB,
     "nginx.service": str(Path(edge.CONFIGURATION).parent),
 }
 

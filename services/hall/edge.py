@@ -42,19 +42,22 @@ class Site:
     """Whether it is there under gw's addresses as well."""
     streams: bool = False
     """Whether it takes bodies as they come, and not when they are whole."""
+    feeds: tuple[str, ...] = ("/v1/feed",)
+    """What is handed on as it comes, however long nothing does."""
     files: str | None = None
     """A folder that is there under /files/."""
 
 
 SITES = (
     Site("mdb", "17m"),
+    Site("udb", "17m", feeds=("/v1/feed", "/v1/feed/private")),
     Site("netboot", "1m", aliens=True, addresses=True),
     Site("depot", "65m", streams=True, files="/var/lib/backline-depot/files/"),
     Site("rollout", "1m"),
     Site("overview", "1m"),
 )
-"""As mdb's application allows 16 MiB for an import, the depot 64 MiB for a piece of a file, and every other the
-megabyte of `services.common.app`.
+"""As the applications of mdb and udb allow 16 MiB for an import, the depot 64 MiB for a piece of a file, and every other
+the megabyte of `services.common.app`.
 """
 
 
@@ -100,9 +103,9 @@ def _server(hall: Hall, site: Site, *, tls: bool, redirect: bool) -> str:
     blocks = [_location("/", [f"proxy_pass http://{site.name};"])]
     if site.files is not None:
         blocks.append(_location("/files/", [f"alias {site.files};", "limit_except GET { deny all; }"]))
-    blocks.append(
-        _location("= /v1/feed", [f"proxy_pass http://{site.name};", "proxy_buffering off;", "proxy_read_timeout 1h;"])
-    )
+    for feed in site.feeds:
+        as_it_comes = [f"proxy_pass http://{site.name};", "proxy_buffering off;", "proxy_read_timeout 1h;"]
+        blocks.append(_location(f"= {feed}", as_it_comes))
     for place, folder in _STATIC.items():
         blocks.append(_location(place, [f"alias {folder};", "limit_except GET { deny all; }"]))
     if (

@@ -204,7 +204,7 @@ def _user() -> str:
 
 def _ssh_keys(folder: Path) -> tuple[list[str], dict[str, str]]:
     """The public keys in ~/.ssh that administrators may use, and why others may not, by file name."""
-    from services.hall.keys import check_ssh_key
+    from services.common.ssh_keys import check_ssh_key
 
     found: list[str] = []
     skipped: dict[str, str] = {}

@@ -19,6 +19,7 @@ from services.common import administrators
 from services.common.codec import encode_json
 from services.common.errors import InputError
 from services.common.signing import format_signers
+from services.common.ssh_keys import check_ssh_key
 from services.hall import (
     edge,
     for_depot,
@@ -31,6 +32,7 @@ from services.hall import (
     for_rollout,
     for_roots,
     for_state,
+    for_udb,
     keys,
 )
 from services.hall.schema import Administrator, AdministratorRole, Hall, Host, Method, Nic, Purpose
@@ -59,6 +61,7 @@ ROLLOUT = "/run/backline/rollout.toml"
 OVERVIEW = "/run/backline/overview.toml"
 ROOTS = "/run/backline/roots.toml"
 STATE = "/run/backline/state.toml"
+UDB = "/run/backline/udb.toml"
 IMAGE_LINKS = (HOSTS, LOCALTIME, LOCALE, KEYBOARD)
 """Targets that an image must link into the current generation."""
 
@@ -146,6 +149,7 @@ def render(hall: Hall, identity: Identity) -> dict[str, File]:
         files[NETBOOT] = File(_HEADER + for_netboot.settings(hall))
         files[OVERVIEW] = File(_HEADER + for_overview.settings(hall))
         files[ROLLOUT] = File(_HEADER + for_rollout.settings(hall))
+        files[UDB] = File(_HEADER + for_udb.settings(hall))
     if identity.role == "rhfs":
         files[ROOTS] = File(_HEADER + for_roots.settings(hall, identity.hostname))
     if identity.role in ("gw", "rhfs"):
@@ -333,7 +337,7 @@ def _administrators(hall: Hall) -> Iterator[str]:
 
 def _keys(person: Administrator) -> Iterator[str]:
     for line in person.keys:
-        kind, blob = keys.check_ssh_key(line).split()[:2]
+        kind, blob = check_ssh_key(line).split()[:2]
         yield f"{kind} {blob} {person.name}"
 
 

@@ -17,6 +17,7 @@ from services.common.addresses import Range, misfit, overlapping, unusable
 from services.common.errors import InputError
 from services.common.names import domain_problem, label_problem
 from services.common.signing import valid_name
+from services.common.ssh_keys import check_ssh_key
 from services.common.toml import KeyPath
 from services.hall import keys
 from services.hall.schema import OF_GW, Hall, Host, Method, Network, Nic, Purpose
@@ -315,6 +316,6 @@ def _trust(hall: Hall) -> Iterator[Mistake]:
         seen.add(person.name)
         for number, key in enumerate(person.keys):
             try:
-                keys.check_ssh_key(key)
+                check_ssh_key(key)
             except ValueError as error:
                 yield Mistake((*place, "keys", number), str(error))

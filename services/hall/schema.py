@@ -17,7 +17,7 @@ from msgspec import Meta
 from services.common.addresses import Range
 from services.common.signing import PublicKey, Signer
 
-OF_GW = ("ns", "netboot", "depot", "rollout", "overview")
+OF_GW = ("ns", "netboot", "depot", "rollout", "overview", "udb")
 """Names that are gw's in every hall: DNS, what machines boot, where versions come from, how they get to seats, and the
 page that shows all of it.
 """

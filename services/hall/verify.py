@@ -16,6 +16,7 @@ from services.common.codec import decode_json
 from services.common.errors import BacklineError, InputError
 from services.common.names import label_problem
 from services.common.signing import parse_signers
+from services.common.ssh_keys import check_ssh_key
 from services.hall import edge, keys, render
 from services.hall.render import File
 
@@ -87,7 +88,7 @@ def _check(target: str, text: str) -> None:
         parse_signers(text, where=target)
     elif target == render.AUTHORIZED_KEYS:
         for line in _lines(text):
-            keys.check_ssh_key(line)
+            check_ssh_key(line)
     elif target == edge.CONFIGURATION:  # nginx checks it
         if text.count("{") != text.count("}"):
             raise ValueError("a block does not end")

@@ -12,9 +12,9 @@ import asyncio
 import contextlib
 import functools
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,11 +22,11 @@ from starlette.routing import Route
 
 from services.common.access import LOCAL, Access, Role, caller_of, require
 from services.common.app import Application, create_app
-from services.common.codec import encode_json
 from services.common.edge import Operation, read_body, read_query, read_text
-from services.common.errors import AccessError, BusyError, InputError, MissingError, UsageError
+from services.common.errors import AccessError
 from services.common.feed.server import Feed
 from services.common.pages import HTMX
+from services.common.records import id_of, match_of, placed, tagged
 from services.mdb import inventory, query, tables
 from services.mdb.models import outbox
 from services.mdb.pages import make_pages
@@ -64,9 +64,6 @@ from services.mdb.schema import (
 )
 from services.mdb.store import MACHINES, TOPICS, Create, Delete, Edit, Store, Update
 
-T = TypeVar("T")
-
-ID_MAX = 2**63 - 1  # of a BIGINT
 BULK_BYTES = 16 * 1024 * 1024
 
 
@@ -88,26 +85,26 @@ class Mdb:
         public = not may_read(request)
         id = int(name) if re.fullmatch(r"[0-9]{1,18}", name) else name
         machine = await asyncio.to_thread(self.store.machine, id)
-        return _tagged(without_notes(machine) if public else machine)
+        return tagged(without_notes(machine) if public else machine)
 
     async def create(self, request: Request) -> Response:
         """Add a machine."""
         actor = writer(request)
         new = await read_body(request, NewMachine)
         made = await asyncio.to_thread(self.store.create, actor, new)
-        return _tagged(made, status=201)
+        return tagged(made, status=201)
 
     async def change(self, request: Request) -> Response:
         """Change a machine; with If-Match, only while it is as the caller last saw it."""
         actor = writer(request)
         patch = await read_body(request, MachinePatch)
-        id, match = id_of(request), _match(request)
-        return _tagged(await asyncio.to_thread(self.store.update, actor, id, patch, match=match))
+        id, match = id_of(request), match_of(request)
+        return tagged(await asyncio.to_thread(self.store.update, actor, id, patch, match=match))
 
     async def delete(self, request: Request) -> None:
         """Remove a machine; its address rests before it is given again."""
         actor = writer(request)
-        await asyncio.to_thread(self.store.delete, actor, id_of(request), match=_match(request))
+        await asyncio.to_thread(self.store.delete, actor, id_of(request), match=match_of(request))
 
     async def edit(self, request: Request) -> Edited:
         """Many edits, all of them or none; with `dry`, only told."""
@@ -116,7 +113,7 @@ class Mdb:
         edits: list[Edit] = [Create(new) for new in asked.create]
         edits += [Update(change.id, change.patch, change.match) for change in asked.update]
         edits += [Delete(gone.id, gone.match) for gone in asked.delete]
-        after = await _placed(lambda: self.store.edit(actor, edits, dry=asked.dry))
+        after = await placed(lambda: self.store.edit(actor, edits, dry=asked.dry))
         return Edited(machines=[machine for machine in after if machine is not None], dry=asked.dry)
 
     async def take(self, request: Request) -> Imported:
@@ -129,7 +126,7 @@ class Mdb:
         media_type, content = await read_text(request, *(format.media_type for format in Format))
         format = next(format for format in Format if format.media_type == media_type)
 
-        return await _placed(lambda: self.store.take(actor, tables.read(content, format), dry=asked.dry))
+        return await placed(lambda: self.store.take(actor, tables.read(content, format), dry=asked.dry))
 
     async def export(self, request: Request) -> Response:
         """Machines as a table, which an import takes back."""
@@ -169,7 +166,7 @@ class Mdb:
         """
         check_registrar(request)
         asked = await read_body(request, Registration)
-        return _tagged(await asyncio.to_thread(self.store.register, asked), status=201)
+        return tagged(await asyncio.to_thread(self.store.register, asked), status=201)
 
     async def switches(self, request: Request) -> Switches:  # noqa: ARG002
         """Switches, in the order of their names."""
@@ -177,25 +174,25 @@ class Mdb:
 
     async def switch(self, request: Request) -> Response:
         """One switch; its ETag is what If-Match wants."""
-        return _tagged(await asyncio.to_thread(self.store.switch, id_of(request)))
+        return tagged(await asyncio.to_thread(self.store.switch, id_of(request)))
 
     async def create_switch(self, request: Request) -> Response:
         """Add a switch."""
         actor = writer(request)
         new = await read_body(request, NewSwitch)
-        return _tagged(await asyncio.to_thread(self.store.create_switch, actor, new), status=201)
+        return tagged(await asyncio.to_thread(self.store.create_switch, actor, new), status=201)
 
     async def change_switch(self, request: Request) -> Response:
         """Change a switch; with If-Match, only while it is as the caller last saw it."""
         actor = writer(request)
         patch = await read_body(request, SwitchPatch)
-        id, match = id_of(request), _match(request)
-        return _tagged(await asyncio.to_thread(self.store.update_switch, actor, id, patch, match=match))
+        id, match = id_of(request), match_of(request)
+        return tagged(await asyncio.to_thread(self.store.update_switch, actor, id, patch, match=match))
 
     async def delete_switch(self, request: Request) -> None:
         """Remove a switch."""
         actor = writer(request)
-        id, match = id_of(request), _match(request)
+        id, match = id_of(request), match_of(request)
         await asyncio.to_thread(self.store.delete_switch, actor, id, match=match)
 
     async def settings(self, request: Request) -> VariablesList:  # noqa: ARG002
@@ -221,14 +218,6 @@ class Mdb:
             topic, key = MACHINES, str(asked.machine)
         read = functools.partial(self.store.audit, topic=topic, key=key, before=asked.before, limit=asked.limit)
         return Audit(entries=await asyncio.to_thread(read))
-
-
-def id_of(request: Request) -> int:
-    """The id in the path. Raises MissingError for one that no record can have."""
-    id = int(request.path_params["id"])
-    if id > ID_MAX:
-        raise MissingError("record.unknown", "there is no record with such an id")
-    return id
 
 
 def may_read(request: Request) -> bool:
@@ -413,29 +402,3 @@ def make_app(store: Store, access: Access, *, htmx: Path = HTMX, sources: Sequen
             *pages_of(pages, store, sources),
         ],
     )
-
-
-async def _placed(call: Callable[[], T]) -> T:
-    """`call` in a thread; which edit or line was refused becomes a part of what is told."""
-    try:
-        return await asyncio.to_thread(call)
-    except (InputError, BusyError, MissingError) as error:
-        if error.where is not None:
-            error.message, error.where = f"{error.where}: {error.message}", None
-        raise
-
-
-def _tagged(record: Machine | Switch, *, status: int = 200) -> Response:
-    headers = {"etag": f'"{record.revision}"'}
-    return Response(encode_json(record), status_code=status, headers=headers, media_type="application/json")
-
-
-def _match(request: Request) -> int | None:
-    """The revision of If-Match (RFC 9110, section 13.1.1); None without it and for `*`. Raises UsageError."""
-    text = request.headers.get("if-match", "*").strip()
-    if text == "*":
-        return None
-    inner = text.removeprefix('"').removesuffix('"')
-    if len(inner) != len(text) - 2 or not inner.isdigit():
-        raise UsageError("request.match", f"If-Match is {text}", hint='send the ETag of the machine, such as "17"')
-    return int(inner)

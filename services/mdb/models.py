@@ -5,13 +5,12 @@ Every name of a machine, host name or alias, is a row of `names`: so no name can
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, CheckConstraint, Float, ForeignKey, Integer, String, Text
+from sqlalchemy import BigInteger, CheckConstraint, Float, ForeignKey, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from services.common import database
 from services.common.feed.outbox import Outbox
-
-_ID = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows by INTEGER alone
+from services.common.history import BIG_ID, AuditColumns
 
 
 class Base(DeclarativeBase):
@@ -35,7 +34,7 @@ class MachineRow(Base):
         {"sqlite_autoincrement": True},
     )
 
-    id: Mapped[int] = mapped_column(_ID, primary_key=True)
+    id: Mapped[int] = mapped_column(BIG_ID, primary_key=True)
     mac: Mapped[str | None] = mapped_column(String(17), unique=True)  # hall.toml may leave it out
     ip: Mapped[int] = mapped_column(BigInteger, unique=True)  # as a number: ranges compare and sort
     rfs: Mapped[int]
@@ -60,7 +59,7 @@ class NameRow(Base):
     __table_args__ = (CheckConstraint("name = lower(name) AND length(name) BETWEEN 1 AND 63", name="label"),)
 
     name: Mapped[str] = mapped_column(String(63), primary_key=True)
-    machine_id: Mapped[int] = mapped_column(_ID, ForeignKey("machines.id", ondelete="CASCADE"), index=True)
+    machine_id: Mapped[int] = mapped_column(BIG_ID, ForeignKey("machines.id", ondelete="CASCADE"), index=True)
     position: Mapped[int]
 
 
@@ -74,7 +73,7 @@ class SwitchRow(Base):
         {"sqlite_autoincrement": True},
     )
 
-    id: Mapped[int] = mapped_column(_ID, primary_key=True)
+    id: Mapped[int] = mapped_column(BIG_ID, primary_key=True)
     name: Mapped[str] = mapped_column(String(63), unique=True)
     chassis: Mapped[str] = mapped_column(String(17), unique=True)
     room: Mapped[str] = mapped_column(String(63))
@@ -99,7 +98,7 @@ class CodeRow(Base):
     __tablename__ = "codes"
 
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
-    machine_id: Mapped[int] = mapped_column(_ID, ForeignKey("machines.id", ondelete="CASCADE"), index=True)
+    machine_id: Mapped[int] = mapped_column(BIG_ID, ForeignKey("machines.id", ondelete="CASCADE"), index=True)
     expires: Mapped[float] = mapped_column(Float(53))
     actor: Mapped[str] = mapped_column(String(128))
 
@@ -113,19 +112,8 @@ class RestRow(Base):
     since: Mapped[float] = mapped_column(Float(53))
 
 
-class AuditRow(Base):
-    """One change: who, when, from where, before and after (JSON of the fields that differ)."""
+class AuditRow(AuditColumns, Base):
+    """One change, by `services.common.history`."""
 
     __tablename__ = "audit"
     __table_args__ = ({"sqlite_autoincrement": True},)
-
-    id: Mapped[int] = mapped_column(_ID, primary_key=True)
-    at: Mapped[float] = mapped_column(Float(53), index=True)
-    actor: Mapped[str] = mapped_column(String(128))
-    origin: Mapped[str] = mapped_column(String(128))
-    action: Mapped[str] = mapped_column(String(8))
-    topic: Mapped[str] = mapped_column(String(32))
-    key: Mapped[str] = mapped_column(String(128), index=True)
-    name: Mapped[str] = mapped_column(String(128))
-    before: Mapped[str | None] = mapped_column(Text)
-    after: Mapped[str | None] = mapped_column(Text)

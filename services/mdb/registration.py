@@ -17,10 +17,11 @@ from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 
 from services.common.errors import BusyError, InputError, MissingError
+from services.common.history import Changed
 from services.common.names import label_problem, normal_mac
 from services.mdb import variables
 from services.mdb.edits import Create, Edit, Update
-from services.mdb.history import CODES, Changed, log
+from services.mdb.history import CODES, log
 from services.mdb.models import CodeRow, NameRow, outbox
 from services.mdb.rows import find, load
 from services.mdb.schema import Actor, Code, MachinePatch, MachineType, NewMachine, Registration

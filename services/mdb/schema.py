@@ -15,6 +15,10 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from services.common.access_settings import AccessSettings
+from services.common.changes import Action as Action
+from services.common.changes import Actor as Actor
+from services.common.changes import Audit as Audit
+from services.common.changes import AuditEntry as AuditEntry
 
 HOSTS_MAX = 9999
 
@@ -297,36 +301,6 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     free: int
 
 
-class Action(Enum):
-    """What a change of the audit log did."""
-
-    CREATED = "created"
-    UPDATED = "updated"
-    DELETED = "deleted"
-
-
-class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """Who changed what, when and from where; `before` and `after` hold the fields that differ, null for no record."""
-
-    id: int
-    at: float
-    actor: str
-    origin: str
-    action: Action
-    topic: str
-    key: str
-    name: str
-    before: dict[str, Any] | None
-    after: dict[str, Any] | None
-
-
-class Actor(msgspec.Struct, frozen=True):
-    """Who is acting, and from where: an address, or `local`."""
-
-    name: str
-    origin: str
-
-
 class MachinesQuery(Strict, frozen=True, kw_only=True):
     """Which machines to list."""
 
@@ -469,9 +443,3 @@ class AuditQuery(Strict, frozen=True, kw_only=True):
     key: Annotated[Key | None, about("Of one record: the id of a switch or machine, the key of a setting.")] = None
     before: Annotated[Id | None, about("Older than this entry.")] = None
     limit: Annotated[int, Meta(ge=1, le=1000), about("At most so many.")] = 100
-
-
-class Audit(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of the history, the newest first."""
-
-    entries: list[AuditEntry]

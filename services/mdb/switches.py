@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 from services.common.codec import to_builtins
 from services.common.errors import BusyError, InputError, MissingError
 from services.common.feed.wire import Record
+from services.common.history import Changed
 from services.common.names import label_problem, normal_mac
-from services.mdb.history import SWITCHES, Changed, log
+from services.mdb.history import SWITCHES, log
 from services.mdb.models import SwitchRow, outbox
 from services.mdb.schema import Actor, NewSwitch, Switch, SwitchPatch
 

@@ -15,8 +15,9 @@ from sqlalchemy.orm import Session
 from services.common.codec import convert
 from services.common.errors import InputError, MissingError, nearest
 from services.common.feed.wire import Kind, Record
+from services.common.history import Changed
 from services.common.settings import type_text
-from services.mdb.history import SETTINGS, Changed, log
+from services.mdb.history import SETTINGS, log
 from services.mdb.models import SettingRow, outbox
 from services.mdb.schema import Actor, Scalar, Variable, Variables
 

@@ -9,8 +9,9 @@ from sqlalchemy import delete, insert, update
 from sqlalchemy.orm import Session
 
 from services.common.database import insert_all, new_ids
+from services.common.history import Changed
 from services.mdb.edits import Step
-from services.mdb.history import MACHINES, Changed, log
+from services.mdb.history import MACHINES, log
 from services.mdb.models import MachineRow, NameRow, RestRow
 from services.mdb.rows import chunks, columns, record
 from services.mdb.schema import Actor, Machine

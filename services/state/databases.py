@@ -19,7 +19,7 @@ from services.common.database import parse_url
 from services.common.errors import BacklineError, BusyError, HostError, InputError, IntegrityError, MissingError
 from services.common.process import run
 
-SERVICES = {"mdb": "services/mdb", "netboot": "netboot", "depot": "services/depot"}
+SERVICES = {"mdb": "services/mdb", "netboot": "netboot", "depot": "services/depot", "udb": "services/udb"}
 """Where the migrations of each database's service are, below the folder that holds our packages."""
 CODE = Path(__file__).parents[2]
 BUSY_SECONDS = 20.0

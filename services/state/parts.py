@@ -39,10 +39,11 @@ PARTS = (
     Part("depot", "/var/lib/backline-depot", (NUMBERS,), database="depot"),
     Part("netboot", "/var/lib/backline-netboot", ("mdb.json",), database="netboot"),
     Part("mdb", "/var/lib/backline-mdb", database="mdb"),
+    Part("udb", "/var/lib/backline-udb", database="udb"),
     Part("dhcp", "/var/lib/backline-dhcp", ("generations", "current", "proved", "*.json")),
     Part("dns", "/var/lib/backline-dns", ("named.conf", "zones", "feed.json")),
     Part("kea", "/var/lib/kea", ("kea-leases4.csv*",), lines=True),
-    Part("tokens", "/var/lib/backline", ("access.key",)),
+    Part("tokens", "/var/lib/backline", ("access.key", "udb.key")),
     Part("host", "/var/lib/backline-hostd-supervisor", ("generations", "records", "force.json"), of_gw=False),
     Part("ssh", "/etc/ssh", ("ssh_host_*_key", "ssh_host_*_key.pub"), of_gw=False),
     # Only where gw is the administrator's machine as well, which it should not be.
@@ -52,6 +53,7 @@ TOKEN_KEY = "/var/lib/backline/access.key"
 
 UNITS = (
     "backline-mdb.socket",
+    "backline-udb.socket",
     "backline-netboot.socket",
     "backline-depot.socket",
     "backline-rollout.socket",
@@ -63,6 +65,7 @@ UNITS = (
     "backline-depot.service",
     "backline-netboot.service",
     "backline-mdb.service",
+    "backline-udb.service",
     "backline-dhcp.service",
     "backline-dns.service",
     "backline-hostd-supervisor.service",

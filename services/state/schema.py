@@ -21,6 +21,7 @@ class Databases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Table `databases`: the URL of each, as its service has it."""
 
     mdb: Annotated[str, Meta(description="mdb's database")] = "sqlite:////var/lib/backline-mdb/mdb.db"
+    udb: Annotated[str, Meta(description="udb's database")] = "sqlite:////var/lib/backline-udb/udb.db"
     netboot: Annotated[str, Meta(description="netboot's database")] = "sqlite:////var/lib/backline-netboot/netboot.db"
     depot: Annotated[str, Meta(description="the depot's database")] = "sqlite:////var/lib/backline-depot/depot.db"
 

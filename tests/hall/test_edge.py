@@ -60,6 +60,9 @@ def test_a_feed_is_not_held_back() -> None:
             feed = re.search(r"(?ms)location = /v1/feed \{.*?\}", block)
             assert feed
             assert "proxy_buffering off;" in feed[0]
+            private = re.search(r"(?ms)location = /v1/feed/private \{.*?\}", block)
+            assert (private is not None) == ("http://udb" in block)
+            assert private is None or "proxy_buffering off;" in private[0]
 
 
 def test_files_of_the_depot_are_read_only_and_for_the_hall(tmp_path: Path) -> None:

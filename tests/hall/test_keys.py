@@ -7,56 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from services.hall import keys
-from tests.hall.halls import KEY, certificate
-
-
-@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="missing capability: ssh-keygen")
-@pytest.mark.parametrize(
-    "options", [("ed25519",), ("ecdsa", "-b", "256"), ("ecdsa", "-b", "521"), ("rsa", "-b", "2048")]
-)
-def test_keys_that_ssh_keygen_makes_are_keys(tmp_path: Path, options: tuple[str, ...]) -> None:
-    path = tmp_path / "key"
-    subprocess.run(["ssh-keygen", "-q", "-N", "", "-C", "a b", "-t", *options, "-f", path], check=True)
-    line = path.with_name("key.pub").read_text()
-    assert keys.check_ssh_key(line) == line.strip()
-
-
-def test_a_short_rsa_key_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "key"
-    subprocess.run(["ssh-keygen", "-q", "-N", "", "-t", "rsa", "-b", "1024", "-f", path], check=True)
-    with pytest.raises(ValueError, match="1024 bits"):
-        keys.check_ssh_key(path.with_name("key.pub").read_text())
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("", "nothing"),
-        ("ssh-ed25519", "nothing after"),
-        ("ssh-dss AAAA", "begins with 'ssh-dss'"),
-        ('command="sh" ' + KEY, "begins with"),
-        (KEY[:-4], "not base64|cut off"),
-        (KEY.replace("ssh-ed25519 ", "ssh-rsa "), "not a key of type ssh-rsa"),
-        (f"{KEY}\n{KEY}", "more than one line"),
-    ],
-)
-def test_what_is_no_key_is_refused_with_a_reason(line: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        keys.check_ssh_key(line)
-
-
-@given(st.text(), st.binary())
-def test_any_text_is_a_key_or_a_value_error(comment: str, noise: bytes) -> None:
-    for line in (comment, f"{KEY} {comment}", f"ssh-ed25519 {noise.hex()}"):
-        try:
-            checked = keys.check_ssh_key(line)
-        except ValueError:
-            continue
-        assert checked.isprintable()
+from tests.hall.halls import certificate
 
 
 def test_a_ca_certificate_is_taken_in_its_plain_form() -> None:

@@ -21,12 +21,13 @@ from services.state.parts import PARTS
 from services.state.restore import REPLACED, Restore
 from services.state.schema import Save, Settings
 from services.state.seal import Key
+from services.udb.store import MIGRATIONS as UDB
 
 KEY = Key.parse("5a" * 32)
 OTHER_KEY = Key.parse("00" * 32)
 IDENTITY = ImageIdentity(role="gw", version="20260131.0123456789ab")
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
-_DATABASES = {"mdb": MDB, "netboot": NETBOOT, "depot": DEPOT}
+_DATABASES = {"mdb": MDB, "udb": UDB, "netboot": NETBOOT, "depot": DEPOT}
 
 
 class Units:
@@ -77,6 +78,7 @@ def gw(root: Path, word: str) -> Path:
     (here / "kea/kea-leases4.csv").write_text(f"address\n{word}\nhalf a li")
     (here / "backline/access.key").write_bytes(hashlib.sha256(word.encode()).digest())
     (here / "backline/access.key").chmod(0o600)
+    (here / "backline/udb.key").write_text(word)
     (root / "etc/ssh/ssh_host_ed25519_key").write_text(word)
     (root / "etc/ssh/sshd_config").write_text("the image's")
     return root
@@ -98,6 +100,7 @@ def words(root: Path) -> dict[str, str]:
         here / "backline-dhcp/current/kea-dhcp4.json",
         here / "backline-dns/zones/hall/prolo.zone",
         here / "kea/kea-leases4.csv",
+        here / "backline/udb.key",
         root / "etc/ssh/ssh_host_ed25519_key",
     ):
         with contextlib.suppress(FileNotFoundError):

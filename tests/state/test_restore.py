@@ -76,7 +76,7 @@ def test_it_works_where_nothing_was_yet(tmp_path: Path, archive: Path, old: Path
 
 def test_feeds_begin_another_history_and_ids_of_publications_are_not_given_out_again(new: Path, archive: Path) -> None:
     restore(new, archive)
-    for name in ("mdb", "netboot", "depot"):
+    for name in ("mdb", "udb", "netboot", "depot"):
         with contextlib.closing(sqlite3.connect(rig.database(new, name))) as connection:
             ((log, revision),) = connection.execute("SELECT log, revision FROM feed_counter").fetchall()
             assert log != "0123456789abcdef"

@@ -31,7 +31,14 @@ def test_an_archive_holds_every_part_and_says_what_it_is(archive: Path, tmp_path
     found = opened(archive, tmp_path / "out")
     assert found["dns/zones/hall/prolo.zone"] == b"old"
     assert found["kea/kea-leases4.csv"] == b"address\nold\n", "half a line is no line"
-    assert set(found) >= {"mdb/mdb.db", "netboot/netboot.db", "depot/depot.db", "tokens/access.key", "rollout/1.json"}
+    assert set(found) >= {
+        "mdb/mdb.db",
+        "netboot/netboot.db",
+        "depot/depot.db",
+        "tokens/access.key",
+        "tokens/udb.key",
+        "rollout/1.json",
+    }
     assert not {name for name in found if "sshd_config" in name or name.endswith("lock")}
     manifest = read_manifest(archive, tmp_path, rig.KEY)
     assert (manifest.hall, manifest.role, manifest.version, manifest.why) == (
@@ -43,7 +50,7 @@ def test_an_archive_holds_every_part_and_says_what_it_is(archive: Path, tmp_path
     schemas = {
         part.name: each.revision for part in manifest.parts for each in part.entries if each.kind is Kind.DATABASE
     }
-    assert schemas == {"mdb": "0001", "netboot": "0002", "depot": "0001"}
+    assert schemas == {"mdb": "0001", "udb": "0001", "netboot": "0002", "depot": "0001"}
     assert manifest.hall_toml == "[site]\n"
 
 

@@ -21,6 +21,7 @@ from services.state import client, databases, seal
 from services.state.parts import NUMBERS, PARTS, STARTED, TOKEN_KEY, UNITS
 from services.state.schema import Databases, Settings
 from services.state.shelf import JOURNAL
+from services.udb.schema import Settings as Udb
 
 UNITS_FOLDER = Path(__file__).parents[2] / "units"
 IMAGES = Path(__file__).parents[2] / "images"
@@ -31,7 +32,9 @@ def text(name: str) -> str:
 
 
 def test_databases_are_where_their_services_have_them() -> None:
-    assert Databases() == Databases(mdb=Mdb().database, netboot=Netboot().database, depot=Depot().database)
+    assert Databases() == Databases(
+        mdb=Mdb().database, udb=Udb().database, netboot=Netboot().database, depot=Depot().database
+    )
     assert (Rollout().state, Depot().folder) == tuple(
         part.folder for name in ("rollout", "depot") for part in PARTS if part.name == name
     )

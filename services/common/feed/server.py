@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 from prometheus_client import Counter, Gauge
 from sqlalchemy.orm import Session
 from starlette.requests import Request
@@ -29,7 +30,7 @@ from services.common.codec import encode_json
 from services.common.database import Database
 from services.common.errors import BacklineError, BusyError, UsageError
 from services.common.feed.outbox import CHANNEL, Outbox
-from services.common.feed.wire import KEEP_ALIVE_SECONDS, PART, Change, Item, Position, Snapshot, encode
+from services.common.feed.wire import KEEP_ALIVE_SECONDS, PART, Change, Item, Position, Record, Snapshot, encode
 from services.common.serve import stopping
 
 logger = logging.getLogger(__name__)
@@ -111,16 +112,28 @@ class Feed:
     """A feed of a running service. `run` is part of the application's lifespan; `subscribe` is a handler.
 
     `pause` is how many seconds the log is left alone after news, for an owner that writes hundreds of times a second.
+    With `shown`, records of changes leave as it makes them, for a feed that tells less than the log has; `source` gives
+    records that are made so already. Feeds of one application have a `name` each but one.
     """
 
     def __init__(
-        self, database: Database, outbox: Outbox, source: Source, *, topics: frozenset[str], pause: float = 0.0
+        self,
+        database: Database,
+        outbox: Outbox,
+        source: Source,
+        *,
+        topics: frozenset[str],
+        pause: float = 0.0,
+        shown: Callable[[Record], Record] | None = None,
+        name: str = "",
     ) -> None:
         self.database = database
         self.outbox = outbox
         self.source = source
         self.topics = topics
         self.pause = pause
+        self.shown = shown
+        self.name = name
         self._ring: _Ring | None = None
         self._grown = asyncio.Event()  # set, and replaced, when the ring has grown
         self._watcher: asyncio.Task[None] | None = None
@@ -141,11 +154,12 @@ class Feed:
                 loop.call_soon_threadsafe(self._wake.set)
 
         self.database.after_commit(committed)
-        subscribers = Gauge("backline_feed_subscribers", "Open streams", registry=app.metrics.registry)
+        of = f"{self.name}_" if self.name else ""
+        subscribers = Gauge(f"backline_feed_{of}subscribers", "Open streams", registry=app.metrics.registry)
         subscribers.set_function(lambda: self._subscribers)
-        cut = Counter("backline_feed_cut", "Streams ended for being too slow", registry=app.metrics.registry)
+        cut = Counter(f"backline_feed_{of}cut", "Streams ended for being too slow", registry=app.metrics.registry)
         self._count_cut: Callable[[], None] = cut.inc
-        revision = Gauge("backline_feed_revision", "Newest revision", registry=app.metrics.registry)
+        revision = Gauge(f"backline_feed_{of}revision", "Newest revision", registry=app.metrics.registry)
         revision.set_function(lambda: self._ring.end if self._ring else 0)
         tasks = [asyncio.create_task(self._read(), name="feed")]
         if not self.database.is_sqlite:
@@ -269,7 +283,7 @@ class Feed:
 
     def _after(self, revision: int) -> list[Change] | None:
         with self.database.read() as session:
-            return self.outbox.after(session, revision, limit=_BATCH)
+            return self._shown(self.outbox.after(session, revision, limit=_BATCH))
 
     def _state(self, topics: frozenset[str]) -> tuple[Position, list[Item]]:
         with self.database.read() as session:
@@ -308,7 +322,16 @@ class Feed:
 
     def _news(self, revision: int) -> tuple[Position, list[Change] | None]:
         with self.database.read() as session:
-            return self.outbox.position(session), self.outbox.after(session, revision, limit=_BATCH)
+            return self.outbox.position(session), self._shown(self.outbox.after(session, revision, limit=_BATCH))
+
+    def _shown(self, changes: list[Change] | None) -> list[Change] | None:
+        shown = self.shown
+        if shown is None or changes is None:
+            return changes
+        return [
+            change if change.record is None else msgspec.structs.replace(change, record=shown(change.record))
+            for change in changes
+        ]
 
     async def _listen(self) -> None:
         """Be woken by other servers of the same database; a lost connection is made again."""

@@ -1,19 +1,15 @@
-"""What the verbs share: the client, which machines are meant, and how answers are printed."""
+"""What the verbs share: the client, which machines are meant, and what is told of their history."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
 from collections.abc import Sequence
-from typing import Any
 
-import msgspec
-
-from services.common.commands import one_line
 from services.common.errors import MissingError, UsageError
 from services.common.names import normal_mac
+from services.common.ranges import expand
 from services.mdb.client import SOCKET, Mdb
-from services.mdb.ranges import expand
 from services.mdb.schema import Machine
 
 BULK_SECONDS = 300.0
@@ -64,39 +60,5 @@ def _is_query(word: str) -> bool:
     return False
 
 
-# Printing
-
-
-def difference(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
-    """What a change of the history changed, on one line."""
-    if before is None or after is None:
-        record = after or before or {}
-        telling: list[str] = [name for name in ("hostname", "name", "mac", "chassis", "ip") if name in record]
-        return one_line(", ".join(f"{name} {record[name]}" for name in telling or sorted(record)))
-    return one_line(", ".join(f"{name} {before[name]!r} → {after[name]!r}" for name in after))
-
-
-def show_changes(before: msgspec.Struct | None, after: msgspec.Struct) -> None:
-    """A line for each field that differs."""
-    if before is None:
-        return
-    for name in after.__struct_fields__:
-        then, now = getattr(before, name), getattr(after, name)
-        if then != now and name not in ("revision", "updated"):
-            print(f"  {name}: {_text(then)} → {_text(now)}")
-
-
-def _text(value: object) -> str:
-    value = getattr(value, "value", value)
-    return one_line(str(value))
-
-
-def converted(values: object, kind: type[Any]) -> Any:
-    """Values of the command line as a struct. Raises UsageError("mdb.value")."""
-    from services.common.codec import convert
-
-    try:
-        return convert(values, kind)
-    except msgspec.ValidationError as error:
-        message = str(error).partition(" - at ")[0]
-        raise UsageError("mdb.value", f"{message[:1].lower()}{message[1:]}") from error
+TELLING = ("hostname", "name", "mac", "chassis", "ip")
+"""Fields that say which record it is."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 
-from services.common.commands import moment, print_json, table
+from services.common.commands import converted, difference, moment, print_json, show_changes, table
 from services.common.errors import Exit, MissingError, UsageError
 from services.mdb.client import Mdb
-from services.mdb.commands.common import client, converted, difference, show_changes
+from services.mdb.commands.common import TELLING, client
 from services.mdb.schema import NewSwitch, Switch, SwitchPatch
 
 _FIELDS = ("name", "chassis", "room", "rfs", "hfs")
@@ -37,7 +37,7 @@ def _find(mdb: Mdb, name: str) -> Switch:
 
 
 def switch_add(arguments: argparse.Namespace) -> int:
-    new = converted(_fields(arguments), NewSwitch)
+    new = converted(_fields(arguments), NewSwitch, code="mdb.value")
     with client(arguments) as mdb:
         return _shown(arguments, None, mdb.create_switch(new))
 
@@ -46,7 +46,7 @@ def switch_edit(arguments: argparse.Namespace) -> int:
     given = _fields(arguments)
     if not given:
         raise UsageError("mdb.value", "there is nothing to change", hint="--rfs 3, --room alt...")
-    patch = converted(given, SwitchPatch)
+    patch = converted(given, SwitchPatch, code="mdb.value")
     with client(arguments) as mdb:
         before = _find(mdb, arguments.switch)
         return _shown(arguments, before, mdb.change_switch(before.id, patch, match=before.revision))
@@ -103,5 +103,5 @@ def setting_history(arguments: argparse.Namespace) -> int:
     if arguments.json:
         return print_json(found)
     for entry in found.entries:
-        print(f"{moment(entry.at)}  {entry.actor} ({entry.origin}): {difference(entry.before, entry.after)}")
+        print(f"{moment(entry.at)}  {entry.actor} ({entry.origin}): {difference(entry.before, entry.after, TELLING)}")
     return int(Exit.OK)

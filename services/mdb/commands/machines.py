@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from services.common.codec import to_builtins
-from services.common.commands import moment, one_line, print_json, table
+from services.common.commands import converted, difference, moment, one_line, print_json, show_changes, table
 from services.common.errors import Exit, UsageError
 from services.common.problem import RemoteError
-from services.mdb.commands.common import BULK_SECONDS, chosen, client, converted, difference, show_changes
+from services.mdb.commands.common import BULK_SECONDS, TELLING, chosen, client
 from services.mdb.schema import Edited, Edits, Machine
 
 FIELDS = ("hostname", "mac", "ip", "rfs", "hfs", "type", "room", "faulty_reason", "channel", "pinned", "notes")
@@ -61,7 +61,7 @@ def show(arguments: argparse.Namespace) -> int:
         print(f"{name:<14} {one_line(shown)}".rstrip())
     print()
     for entry in entries:
-        what = difference(entry.before, entry.after)
+        what = difference(entry.before, entry.after, TELLING)
         topic = "" if entry.topic == "machines" else f"{entry.topic} "
         print(f"{moment(entry.at)}  {entry.actor} ({entry.origin}) {topic}{entry.action.value}: {what}")
     return int(Exit.OK)
@@ -81,7 +81,7 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
 def add(arguments: argparse.Namespace) -> int:
     if arguments.mac is None:
         raise UsageError("mdb.value", "a machine is known by its MAC address", hint="--mac 52:54:00:12:34:56")
-    edits = converted({"create": [_given(arguments)], "dry": arguments.dry_run}, Edits)
+    edits = converted({"create": [_given(arguments)], "dry": arguments.dry_run}, Edits, code="mdb.value")
     with client(arguments) as mdb:
         return _changed(arguments, [None], mdb.edit(edits))
 
@@ -95,7 +95,11 @@ def edit(arguments: argparse.Namespace) -> int:
         if len(before) > 1 and (own := [name for name in _OWN if name in patch]):
             raise UsageError("mdb.value", f"{len(before)} machines cannot have the same {own[0]}")
         update = [{"id": each.id, "patch": patch, "match": each.revision} for each in before]
-        return _changed(arguments, before, mdb.edit(converted({"update": update, "dry": arguments.dry_run}, Edits)))
+        return _changed(
+            arguments,
+            before,
+            mdb.edit(converted({"update": update, "dry": arguments.dry_run}, Edits, code="mdb.value")),
+        )
 
 
 def remove(arguments: argparse.Namespace) -> int:
@@ -104,7 +108,7 @@ def remove(arguments: argparse.Namespace) -> int:
         if len(gone) > len(arguments.machine) and not arguments.yes and not arguments.dry_run:
             raise UsageError("mdb.sure", f"{len(gone)} machines would be removed", hint="--dry-run shows them; --yes")
         delete = [{"id": each.id, "match": each.revision} for each in gone]
-        answer = mdb.edit(converted({"delete": delete, "dry": arguments.dry_run}, Edits))
+        answer = mdb.edit(converted({"delete": delete, "dry": arguments.dry_run}, Edits, code="mdb.value"))
     if arguments.json:
         return print_json(answer)
     for each in gone:

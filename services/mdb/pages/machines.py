@@ -12,16 +12,16 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute
 
 from services.common.edge import read_query
-from services.common.errors import BacklineError, BusyError, MissingError, UsageError
+from services.common.errors import BacklineError, BusyError, UsageError
 from services.common.pages import Page, Pages
 from services.common.pages.forms import Form, read_form
+from services.common.records import id_of
 from services.mdb.pages import editing, listing
 from services.mdb.pages.facts import Source, ask
 from services.mdb.pages.people import Person, caller, visible, writer
 from services.mdb.schema import Machine, MachineType, Strict
 from services.mdb.store import MACHINES, Store
 
-ID_MAX = 2**63 - 1  # of a BIGINT
 HISTORY = 20
 OWNED = ("hostname", "aliases", "ip", "type")
 
@@ -250,14 +250,6 @@ def _was(form: Form) -> editing.Texts:
         return msgspec.json.decode(form.raw("was") or "{}", type=dict[str, str])
     except msgspec.DecodeError as error:
         raise UsageError("request.syntax", "the form is not one of ours") from error
-
-
-def id_of(request: Request) -> int:
-    """The id in the path. Raises MissingError for one that no record can have."""
-    id = int(request.path_params["id"])
-    if id > ID_MAX:
-        raise MissingError("record.unknown", "there is no record with such an id")
-    return id
 
 
 def revision_of(form: Form) -> int:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import UsageError
-from services.mdb.ranges import LIMIT, expand
+from services.common.ranges import LIMIT, expand
 
 
 @pytest.mark.parametrize(
