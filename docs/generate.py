@@ -747,6 +747,31 @@ def _netboot_settings() -> str:
     return settings.reference(Settings, "netboot")
 
 
+def openapi_of_udb() -> dict[str, object]:
+    """The document that udb serves as /openapi.json."""
+    from services.common import openapi
+    from services.common.access import Access
+    from services.common.database import Database
+    from services.udb.app import make_app
+    from services.udb.store import Store
+
+    with Database("sqlite://") as database:
+        return openapi.document(make_app(Store(database, None), Access()).operations, title="udb", version="")
+
+
+def _udb_parser() -> argparse.ArgumentParser:
+    from services.udb import cli
+
+    return cli.parser("backline udb")
+
+
+def _udb_settings() -> str:
+    from services.common import settings
+    from services.udb.schema import Settings
+
+    return settings.reference(Settings, "udb")
+
+
 def openapi_of_overview() -> dict[str, object]:
     """The document that the overview serves as /openapi.json."""
     from services.common import openapi
@@ -971,6 +996,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "recipe-sections": _recipe,
     "removed": _removed,
     "test-markers": _markers,
+    "udb-commands": lambda: command_text(_udb_parser(), depth=3),
+    "udb-routes": lambda: _routes(openapi_of_udb()),
+    "udb-settings": _udb_settings,
 }
 
 

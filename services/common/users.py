@@ -13,7 +13,8 @@ from enum import Enum
 
 LOGIN_MAX = 31
 LOGIN = r"^[a-z][a-z0-9_-]{0,30}$"
-SHELLS = ("/bin/bash", "/bin/dash", "/bin/sh", "/usr/bin/bash", "/usr/bin/dash", "/usr/bin/fish", "/usr/bin/zsh")
+SHELLS = ("/bin/bash", "/bin/dash", "/bin/sh", "/usr/sbin/nologin")
+"""Login shells that every image has; the last one lets nobody in."""
 HOMES = "/home"
 
 

@@ -56,7 +56,7 @@ SITES = (
     Site("rollout", "1m"),
     Site("overview", "1m"),
 )
-"""As the applications of mdb and udb allow 16 MiB for an import, the depot 64 MiB for a piece of a file, and every other
+"""As the applications of mdb and udb allow 16 MiB for an import, the depot 64 MiB for a piece of a file, and all others
 the megabyte of `services.common.app`.
 """
 

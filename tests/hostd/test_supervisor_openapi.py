@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, Phase, settings
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from docs.generate import openapi_of_supervisor
+from tests.common.openapi_rig import UnixAdapter
 from tests.hostd.supervisor_rig import Rig, around, supervisor
-from tests.mdb.test_openapi import UnixAdapter
 
 DOCUMENT: dict[str, Any] = json.loads(json.dumps(openapi_of_supervisor()))
 # A stream has no end to wait for; tests/hostd/test_supervisor.py reads it.
