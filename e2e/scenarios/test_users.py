@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import ssl
 from pathlib import Path
 
@@ -33,10 +32,10 @@ def test_it_runs_with_a_key_of_its_own_and_is_well(lab: Lab, udb: Udb) -> None:
         made = udb.create(NewUser(login="zoe", password="clé de voûte", group=UserGroup.ROOT))
         assert udb.password(made.id).password == "clé de voûte"
     assert gw.succeeds("stat", "-c", "%a %U %s", KEY).strip() == "600 root 32"
-    health = gw.succeeds("curl", "-s", "--unix-socket", "/run/backline/udb.sock", "http://udb/healthz")
-    assert json.loads(health)["status"] == "ok"
-    owner = gw.succeeds("ps", "-C", "backline", "-o", "user:20=,args=")
-    assert "backline-udb" in owner
+    health = lab["web"].http("GET", "http://192.168.1.254/healthz", headers={"host": "udb"})
+    assert (health.status_code, health.json()["status"]) == (200, "ok")
+    pid = gw.succeeds("systemctl", "show", "--property=MainPID", "--value", "backline-udb.service")
+    assert gw.succeeds("ps", "-o", "user:20=", "-p", pid).strip() == "backline-udb"
     places = ["/var/lib/backline-udb", "/var/log", "/run/log"]
     found = gw.run(["grep", "-r", "-l", "clé de voûte", *places], check=False)
     assert found.stdout.strip() == "", "a password lies somewhere in the clear"

@@ -7,12 +7,16 @@ it reaches a terminal: `table` does it by itself.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from services.common.errors import Exit
+
+if TYPE_CHECKING:
+    from services.common.formats import Format
 
 T = TypeVar("T")
 Run = Callable[[argparse.Namespace], int]
@@ -118,3 +122,42 @@ def converted(values: object, kind: type[T], *, code: str) -> T:
     except msgspec.ValidationError as error:
         message = str(error).partition(" - at ")[0]
         raise UsageError(code, f"{message[:1].lower()}{message[1:]}") from error
+
+
+def read_file(file: Path, *, area: str) -> bytes:
+    """A file, or standard input for `-`. Raises InputError("AREA.file")."""
+    if str(file) == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        from services.common.errors import InputError
+
+        raise InputError(f"{area}.file", f"cannot be read: {error.strerror}", where=str(file)) from error
+
+
+def write_file(file: Path | None, content: bytes, *, area: str) -> None:
+    """Write a file, or to standard output without one. Raises UsageError("AREA.file")."""
+    if file is None:
+        sys.stdout.write(content.decode())
+        return
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        from services.common.errors import UsageError
+
+        raise UsageError(f"{area}.file", f"cannot be written: {error.strerror}", where=str(file)) from error
+
+
+def format_of(name: str | None, file: Path | None, *, area: str, usual: Format | None = None) -> Format:
+    """The form that is said, else what the file's name says. Raises UsageError("AREA.format")."""
+    from services.common.errors import UsageError
+    from services.common.formats import Format
+
+    if name is not None:
+        return Format(name)
+    ending = "" if file is None else file.suffix.removeprefix(".").lower()
+    found = {"yml": Format.YAML, **{format.value: format for format in Format}}.get(ending, usual)
+    if found is None:
+        raise UsageError(f"{area}.format", f"is {file} CSV, JSON or YAML?", hint="--format csv")
+    return found

@@ -14,9 +14,9 @@ import msgspec
 
 from services.common.codec import convert
 from services.common.names import normal_mac
+from services.common.tables import Mistakes, Row
 from services.mdb.edits import Create, Step, Update
 from services.mdb.schema import Action, Imported, Machine, MachinePatch, NewMachine, Taken
-from services.mdb.tables import Mistakes, Row
 from services.mdb.writing import of_step
 
 _CLEARED: dict[str, object] = {"aliases": [], "pinned": None, "notes": "", "faulty_reason": ""}

@@ -19,6 +19,7 @@ from services.common.changes import Action as Action
 from services.common.changes import Actor as Actor
 from services.common.changes import Audit as Audit
 from services.common.changes import AuditEntry as AuditEntry
+from services.common.formats import Format as Format
 
 HOSTS_MAX = 9999
 
@@ -348,19 +349,6 @@ class Edited(msgspec.Struct, frozen=True, kw_only=True):
 
     machines: list[Machine]
     dry: bool
-
-
-class Format(Enum):
-    """How machines are written down."""
-
-    CSV = "csv"
-    JSON = "json"
-    YAML = "yaml"
-
-    @property
-    def media_type(self) -> str:
-        """RFC 7111, RFC 8259, RFC 9512."""
-        return "text/csv" if self is Format.CSV else f"application/{self.value}"
 
 
 class ExportQuery(Strict, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from services.common.database import Database, violated
 from services.common.errors import BacklineError, BusyError, HostError, InputError, MissingError
 from services.common.feed.wire import Item
+from services.common.tables import Row
 from services.mdb import history, importing, pools, registration, seeds, switches, variables
 from services.mdb.edits import Create, Delete, Edit, Step, Update, Work
 from services.mdb.history import MACHINES, SETTINGS, SWITCHES, TOPICS
@@ -41,7 +42,6 @@ from services.mdb.schema import (
     SwitchPatch,
     Variable,
 )
-from services.mdb.tables import Row
 from services.mdb.writing import write
 
 __all__ = ["MACHINES", "TOPICS", "Create", "Delete", "Edit", "Store", "Update", "record"]

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,19 +22,28 @@ from services.common.access import LOCAL, Access, Role, caller_of, require
 from services.common.app import Application, create_app
 from services.common.changes import Audit
 from services.common.codec import encode_json
-from services.common.edge import Operation, read_body, read_query
+from services.common.edge import Operation, read_body, read_query, read_text
 from services.common.errors import AccessError
 from services.common.feed.server import Feed
+from services.common.formats import Format
+from services.common.pages import HTMX
 from services.common.records import id_of, match_of, placed, tagged
-from services.udb import query
+from services.udb import importing, query, tables
 from services.udb.eyes import Person
 from services.udb.history import TOPICS
 from services.udb.models import outbox
+from services.udb.pages import make_pages
+from services.udb.pages import routes as pages_of
+from services.udb.pages.people import person_of
 from services.udb.rows import public
 from services.udb.schema import (
     AuditQuery,
     Edited,
     Edits,
+    ExportQuery,
+    Imported,
+    ImportFormat,
+    ImportQuery,
     NewUser,
     Pools,
     Sheet,
@@ -98,6 +108,26 @@ class Udb:
         after = await placed(lambda: self.store.edit(person, edits, dry=asked.dry))
         return Edited(users=[user for user in after if user is not None], dry=asked.dry)
 
+    async def take(self, request: Request) -> Imported:
+        """Import people, all of them or none; with `dry`, only tell what would change."""
+        person = person_of(request)
+        asked = read_query(request, ImportQuery)
+        _, content = await read_text(request, asked.format.media_type)
+        return await placed(lambda: self.imported(person, content, asked))
+
+    def imported(self, person: Person, content: bytes, asked: ImportQuery) -> Imported:
+        """What an import did, or would do."""
+        plan = importing.planner(content, asked, foreign=self.store.foreign)
+        return self.store.take(person, plan, dry=asked.dry)
+
+    async def export(self, request: Request) -> Response:
+        """Users as a table, which an import takes back; without passwords."""
+        person = person_of(request)
+        asked = read_query(request, ExportQuery)
+        text = await asyncio.to_thread(lambda: tables.write(self.found(person, asked.q), asked.format))
+        headers = {"content-disposition": f'attachment; filename="users.{asked.format.value}"'}
+        return Response(text, headers=headers, media_type=asked.format.media_type)
+
     async def password(self, request: Request) -> Response:
         """Somebody's password, to be given back. The history says who saw it, before it is answered."""
         person = person_of(request)
@@ -131,13 +161,6 @@ class Udb:
         return [user for user in self.store.users(person) if test(user)]
 
 
-def person_of(request: Request) -> Person:
-    """Who is asking. Raises AccessError of `services.common.access.require` for who sees nobody."""
-    caller = require(request, Role.ORGANIZER)
-    make = Person.root if caller.has(Role.ROOT) else Person.organizer
-    return make(caller.name, caller.origin)
-
-
 def check_follower(request: Request) -> None:
     """For the public feed. Raises AccessError of `require`."""
     if caller_of(request).origin != LOCAL:
@@ -154,9 +177,10 @@ def check_confidant(request: Request) -> None:
         raise AccessError("auth.denied", "machines of seats do not follow what is private")
 
 
-def make_app(store: Store, access: Access) -> Application:
-    """udb's application."""
+def make_app(store: Store, access: Access, *, hall: str = "", htmx: Path = HTMX) -> Application:
+    """udb's application. `hall` is what password sheets are headed with."""
     udb = Udb(store)
+    pages = make_pages(htmx=htmx, login=access.tokens is not None)
     feed = Feed(store.database, outbox, store.source, topics=TOPICS, shown=public)
     private = Feed(store.database, outbox, store.private_source, topics=TOPICS, name="private")
 
@@ -182,6 +206,7 @@ def make_app(store: Store, access: Access) -> Application:
         checks={"feed": feed.healthy, "private": private.healthy, "key": store.sealed},
         lifespan=lifespan,
         max_body_size=BULK_BYTES,
+        error_page=pages.error,
         routes=[
             Operation("GET", "/v1/users", udb.users, summary="Users", query=UsersQuery, answer=Users, errors=reading),
             Operation(
@@ -225,10 +250,30 @@ def make_app(store: Store, access: Access) -> Application:
                 answer=Sheet,
                 errors=[401, 403, 404, 422, 503],
             ),
+            Operation(
+                "POST",
+                "/v1/import",
+                udb.take,
+                summary="Import people",
+                query=ImportQuery,
+                texts=sorted({format.media_type for format in ImportFormat}),
+                answer=Imported,
+                errors=writing,
+            ),
+            Operation(
+                "GET",
+                "/v1/export",
+                udb.export,
+                summary="Export users",
+                query=ExportQuery,
+                answers=[format.media_type for format in Format],
+                errors=reading,
+            ),
             Operation("GET", "/v1/pools", udb.pools, summary="Pools of uids", answer=Pools, errors=reading),
             Operation("GET", "/v1/audit", udb.audit, summary="History", query=AuditQuery, answer=Audit, errors=reading),
             Route("/v1/feed", follow),
             Route("/v1/feed/private", follow_private),
+            *pages_of(pages, store, hall=hall),
         ],
     )
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 
 from services.common.commands import asking_options, service_options
 
 SUMMARY = "the user database: logins, groups, keys and passwords"
 
 _GROUPS = ("user", "orga", "root")
+_FORMATS = ("csv", "json", "yaml")
+_LISTS = ("names", "logins", "passwords", "site", *_FORMATS)
+_PER_PAGE = (1, 2, 4, 6, 8, 10, 12, 16, 24)  # `services.udb.sheets.GRIDS`
+_PER_PAGE_HELP = f"so many on a page of html: {', '.join(map(str, _PER_PAGE))}; 10"
 _USERS = "logins, ranges such as team[01-20], ids; or field:value words of a query"
 
 
@@ -54,9 +59,39 @@ def parser(prog: str) -> argparse.ArgumentParser:
     remove.add_argument("--yes", action="store_true", help="also when a range or query means several")
     remove.set_defaults(run=_verb("users", "remove"))
 
+    take = commands.add_parser("import", parents=[asking, writing], help="take people from a list, all or none")
+    take.add_argument("file", type=Path, metavar="FILE", help="- is standard input")
+    take.add_argument(
+        "--format",
+        choices=_LISTS,
+        help="names: first and last name with a tab; logins; passwords: login:password; site: the website's JSON; "
+        "else a table, as the file's name says",
+    )
+    take.add_argument("--group", choices=_GROUPS, default="user", help="of new users; user")
+    take.add_argument("--no-generate", action="store_true", help="make no password for who brings none")
+    take.set_defaults(run=_verb("tables", "take"))
+
+    export = commands.add_parser("export", parents=[asking], help="write users as a table, without passwords")
+    export.add_argument("query", nargs="*", help="as for list")
+    export.add_argument("--format", choices=_FORMATS, help="csv, unless the name of the file says something else")
+    export.add_argument("--output", type=Path, metavar="FILE", help="standard output when absent")
+    export.set_defaults(run=_verb("tables", "export"))
+
     password = commands.add_parser("password", parents=[asking], help="show passwords; the history says who saw them")
     password.add_argument("user", nargs="+", metavar="USER", help=_USERS)
     password.set_defaults(run=_verb("passwords", "password"))
+
+    sheet = commands.add_parser("sheet", parents=[asking], help="passwords to print; the history says who saw them")
+    sheet.add_argument("user", nargs="+", metavar="USER", help=_USERS)
+    sheet.add_argument("--output", type=Path, metavar="FILE", help="standard output when absent; yours alone to read")
+    sheet.add_argument(
+        "--format",
+        choices=("tsv", "html"),
+        help="tsv: name, login, password, for badge printers; html: A4 pages to cut; as the file's name says, else tsv",
+    )
+    sheet.add_argument("--per-page", type=int, choices=_PER_PAGE, default=10, metavar="NUMBER", help=_PER_PAGE_HELP)
+    sheet.add_argument("--title", default="", metavar="TEXT", help="what stands over each name, such as the hall's")
+    sheet.set_defaults(run=_verb("passwords", "sheet"))
 
     pools = commands.add_parser("pools", parents=[asking], help="what is left of the uids")
     pools.set_defaults(run=_verb("users", "pools"))
@@ -106,6 +141,6 @@ def _serve(arguments: argparse.Namespace) -> int:
     }
     access = Access(settings.access, groups=groups, tokens=Tokens.of_this_service())
     with Database(settings.database) as database:
-        app = make_app(Store(database, Seal.of_this_service()), access)
+        app = make_app(Store(database, Seal.of_this_service()), access, hall=settings.hall, htmx=settings.htmx)
         # Everybody may connect: what a caller may do is decided by who the kernel says it is.
         return serve(app, listen=arguments.listen, mode=0o666, grace_seconds=settings.grace_seconds)

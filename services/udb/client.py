@@ -6,9 +6,13 @@ from collections.abc import Sequence
 
 from services.common.changes import Audit
 from services.common.client import AsyncClient, Call, Client, Nothing, path_of
+from services.common.formats import Format
+from services.common.users import UserGroup
 from services.udb.schema import (
     Edited,
     Edits,
+    Imported,
+    ImportFormat,
     NewUser,
     Pools,
     Sheet,
@@ -44,6 +48,17 @@ def delete_call(id: int, *, match: int | None = None) -> Call[Nothing]:
 
 def edit_call(edits: Edits) -> Call[Edited]:
     return Call("POST", "/v1/edits", Edited, body=edits)
+
+
+def take_call(
+    content: bytes, format: ImportFormat, *, group: UserGroup = UserGroup.USER, generate: bool = True, dry: bool = False
+) -> Call[Imported]:
+    query = {"format": format.value, "group": group.value, "generate": str(generate).lower(), "dry": str(dry).lower()}
+    return Call("POST", "/v1/import", Imported, query=query, text=(format.media_type, content))
+
+
+def export_call(format: Format, query: str = "") -> Call[Nothing]:
+    return Call("GET", "/v1/export", Nothing, query={"format": format.value, "q": query})
 
 
 def password_call(id: int) -> Call[Shown]:
@@ -94,6 +109,22 @@ class Udb(Client):
     def edit(self, edits: Edits) -> Edited:
         """Many edits, all of them or none."""
         return self.send(edit_call(edits))
+
+    def take(
+        self,
+        content: bytes,
+        format: ImportFormat,
+        *,
+        group: UserGroup = UserGroup.USER,
+        generate: bool = True,
+        dry: bool = False,
+    ) -> Imported:
+        """Import people; with `dry`, only tell what would change."""
+        return self.send(take_call(content, format, group=group, generate=generate, dry=dry))
+
+    def export(self, format: Format, query: str = "") -> bytes:
+        """Users as a table."""
+        return self.fetch(export_call(format, query))
 
     def password(self, id: int) -> Shown:
         """Somebody's password; the history says that it was shown."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from services.common.access_settings import AccessSettings
+from services.common.changes import Action
+from services.common.formats import Format
 from services.common.users import LOGIN, UserGroup
 
 USERS_MAX = 3000
@@ -163,6 +165,68 @@ class Edited(msgspec.Struct, frozen=True, kw_only=True):
 
     users: list[User]
     dry: bool
+
+
+class ImportFormat(Enum):
+    """How a list of people is written; the last three are tables as an export writes them."""
+
+    NAMES = "names"
+    LOGINS = "logins"
+    PASSWORDS = "passwords"
+    SITE = "site"
+    CSV = "csv"
+    JSON = "json"
+    YAML = "yaml"
+
+    @property
+    def table(self) -> Format | None:
+        """The form of a table, None for a list of people."""
+        return Format(self.value) if self.value in {format.value for format in Format} else None
+
+    @property
+    def media_type(self) -> str:
+        """What the body is."""
+        if self is ImportFormat.SITE:
+            return "application/json"
+        return "text/plain" if self.table is None else self.table.media_type
+
+
+class ImportQuery(Strict, frozen=True, kw_only=True):
+    """How to import."""
+
+    format: Annotated[ImportFormat, about("names, logins, passwords, site, csv, json or yaml; see docs/udb.md.")]
+    group: Annotated[UserGroup, about("Of new users; a table says it itself.")] = UserGroup.USER
+    generate: Annotated[bool, about("Have a password made for new users who bring none.")] = True
+    dry: Annotated[bool, about("Only tell what would be.")] = False
+
+
+class Taken(msgspec.Struct, frozen=True, kw_only=True):
+    """What a line of an import did; `before` and `after` hold the fields that differ, null for no record."""
+
+    line: int
+    id: int
+    login: str
+    name: str
+    action: Action
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+class Imported(msgspec.Struct, frozen=True, kw_only=True):
+    """What an import did, or with `dry` would do. `changes` are in the order of the lines, without those that agree."""
+
+    created: int
+    updated: int
+    unchanged: int
+    changes: list[Taken]
+    dry: bool
+
+
+class ExportQuery(Strict, frozen=True, kw_only=True):
+    """Which users to write down, and how."""
+
+    format: Annotated[Format, about("csv, json or yaml.")] = Format.CSV
+    q: Annotated[str, Meta(max_length=500), about("Words that must hold; see docs/udb.md.")] = ""
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from services.common.changes import AuditEntry
+from services.common.changes import Action, AuditEntry
 from services.common.database import Database, violated
 from services.common.errors import BusyError, HostError, MissingError
 from services.common.feed.wire import Item
@@ -41,11 +41,12 @@ from services.udb.edits import (
 )
 from services.udb.eyes import Person
 from services.udb.history import SHOWINGS, USERS, Seen
+from services.udb.importing import Planned
 from services.udb.models import UserRow, outbox
 from services.udb.rows import Account, load, public
-from services.udb.schema import NewUser, Pool, Shown, User, UserPatch
+from services.udb.schema import Imported, NewUser, Pool, Shown, Taken, User, UserPatch
 from services.udb.sealing import Seal
-from services.udb.writing import write
+from services.udb.writing import of_step, write
 
 __all__ = ["USERS", "Create", "Delete", "Edit", "Store", "Update"]
 
@@ -68,7 +69,7 @@ class Store:
         self.database = database
         self.seal = seal
         self._clock = clock
-        self._foreign = foreign
+        self.foreign = foreign
 
     def prepare(self) -> None:
         """Make or move on the schema; called once, before anything else."""
@@ -189,6 +190,16 @@ class Store:
         """
         return [step.after.user if step.after else None for step in self._edit(person, edits, dry=dry)]
 
+    def take(self, person: Person, plan: Callable[[list[User]], list[Planned]], *, dry: bool = False) -> Imported:
+        """Import what `plan` makes of the users who are there, all of it or nothing, and tell what each line did.
+
+        Raises as `edit`, and InputError("import.*"); `where` is the line.
+        """
+        person.check_writes()
+        planned = plan(self.users(person))
+        places = [each.place() for each in planned]
+        return told(planned, self._edit(person, [each.edit for each in planned], dry=dry, places=places), dry=dry)
+
     def _edit(self, person: Person, edits: Sequence[Edit], *, dry: bool, places: Sequence[str] = ()) -> list[Step]:
         person.check_writes()
         wanted = {}
@@ -210,7 +221,7 @@ class Store:
                 hashes=hashes,
                 dry=dry,
                 places=places,
-                foreign=self._foreign,
+                foreign=self.foreign,
             )
             steps = work.settle()
             if not dry:
@@ -257,3 +268,25 @@ class Store:
         if USERS in topics:
             for account in load(session, None).values():
                 yield Item(USERS, str(account.user.id), account.private())
+
+
+def told(planned: Sequence[Planned], steps: Sequence[Step], *, dry: bool) -> Imported:
+    """What the lines of an import did."""
+    changes = [
+        Taken(
+            line=each.line,
+            id=step.after.user.id,
+            login=step.after.user.login,
+            name=step.after.user.name,
+            action=Action(change.kind.value),
+            before=before,
+            after=after,
+        )
+        for each, step in zip(planned, steps, strict=True)
+        if step.after is not None and step.after is not step.before
+        for change in [of_step(step).change]
+        for before, after in [change.differences()]
+    ]
+    created = sum(change.action is Action.CREATED for change in changes)
+    updated = len(changes) - created
+    return Imported(created=created, updated=updated, unchanged=len(planned) - len(changes), changes=changes, dry=dry)

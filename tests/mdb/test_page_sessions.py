@@ -16,9 +16,10 @@ from services.common.signing import new_key
 from services.common.tokens import CREDENTIAL, Claims, Kind, Tokens
 from services.mdb.client import Mdb
 from tests.common.access_rig import PROXY
+from tests.common.pages_rig import Forms
 from tests.common.service_rig import Service, activated
 from tests.mdb.rig import CONFIGURATION, MDB
-from tests.mdb.test_pages import Forms, add
+from tests.mdb.test_pages import add
 
 pytestmark = pytest.mark.needs("root")
 

@@ -19,10 +19,10 @@ from services.mdb.client import Mdb
 from services.mdb.pages.facts import Fact, Known, Mark, Source, ask
 from services.mdb.pages.sources import offer_facts
 from services.mdb.schema import Machine, MachineType, NewMachine
+from tests.common.pages_rig import Browser, text_of
 from tests.common.service_rig import Service, activated
 from tests.mdb.rig import CONFIGURATION, MDB
 from tests.mdb.test_listing import machine
-from tests.mdb.test_pages import Browser, text_of
 from tests.netboot.rig import ONE, publish, until
 from tests.netboot.rig import serving as serving_netboot
 

@@ -14,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import InputError
+from services.common.formats import Format
+from services.common.tables import MISTAKES
 from services.mdb.edits import Create, Update
 from services.mdb.importing import plan
-from services.mdb.schema import Format, Machine, MachinePatch, MachineType, NewMachine
-from services.mdb.tables import COLUMNS, MISTAKES, read, write
+from services.mdb.schema import Machine, MachinePatch, MachineType, NewMachine
+from services.mdb.tables import COLUMNS, read, write
 from tests.mdb.test_query import machine
 
 formats = pytest.mark.parametrize("format", Format)

@@ -70,7 +70,7 @@ def test_a_login_of_the_system_or_of_no_form_is_refused(store: Store, login: str
 
 
 def test_a_login_of_this_host_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    store._foreign = lambda login: login == "cloudsdk"
+    store.foreign = lambda login: login == "cloudsdk"
     assert refused(lambda: store.create(ME, NewUser(login="cloudsdk"))).code == "user.login"
     assert edits.system_login("root")
     assert not edits.system_login("nobody-of-that-name")

@@ -71,7 +71,7 @@ class Link:
     private: bool = False
 
 
-SITES = (("overview", "Hall"), ("mdb", "Machines"), ("rollout", "Rollouts"))
+SITES = (("overview", "Hall"), ("mdb", "Machines"), ("udb", "Users"), ("rollout", "Rollouts"))
 """Services of gw that have pages, in the order of the header, and what they are called there."""
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -116,7 +116,7 @@ class Pages:
     """The pages of one service.
 
     `visitor` says who is looking, and never raises; `htmx` need not exist, then pages do without. With `login`, the
-    application has the routes of `services.common.sessions`.
+    application has the routes of `services.common.sessions`. `static` is a folder of files beside those of all.
     """
 
     def __init__(
@@ -129,12 +129,14 @@ class Pages:
         visitor: Callable[[Request], Visitor],
         htmx: Path = HTMX,
         login: bool = False,
+        static: Path | None = None,
     ) -> None:
         self.service = service
         self.navigation = navigation
         self.visitor = visitor
         self.login = login
-        self._files = {path.name: path.read_bytes() for path in sorted((_HERE / "static").iterdir())}
+        folders = [_HERE / "static", *([static] if static else [])]
+        self._files = {path.name: path.read_bytes() for folder in folders for path in sorted(folder.iterdir())}
         if htmx.is_file():
             self._files["htmx.js"] = htmx.read_bytes()
         self._tags = {name: hashlib.sha256(data).hexdigest()[:12] for name, data in self._files.items()}
@@ -149,7 +151,7 @@ class Pages:
         self._environment.globals |= {
             "service": service,
             "service_title": title,
-            "static": self._address,
+            "static": self.address,
             "has_htmx": "htmx.js" in self._files,
             "site_titles": SITES,
         }
@@ -205,7 +207,8 @@ class Pages:
         headers = {"hx-retarget": "#main", "hx-reselect": "#main", "hx-reswap": "outerHTML"}
         return await self.answer(request, "error.html", status=problem.status, headers=headers, problem=problem)
 
-    def _address(self, name: str) -> str:
+    def address(self, name: str) -> str:
+        """Where a file of the pages is, under an address that changes with it."""
         return f"/static/{name}?v={self._tags[name]}"
 
     async def _static(self, request: Request) -> Response:
@@ -225,7 +228,7 @@ class Pages:
         return answer
 
     async def _icon(self, _: Request) -> Response:
-        return RedirectResponse(self._address("icon.svg"), status_code=302)
+        return RedirectResponse(self.address("icon.svg"), status_code=302)
 
 
 def here(request: Request) -> str:

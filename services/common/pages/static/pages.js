@@ -27,7 +27,8 @@ function count() {
   const all = boxes();
   const ticked = all.filter((box) => box.checked).length;
   const text = button.querySelector("[data-picked-text]");
-  text.textContent = ticked ? `Change ${ticked} ticked` : "Change the ticked ones";
+  const verb = button.dataset.picked || "Change";
+  text.textContent = ticked ? `${verb} ${ticked} ticked` : `${verb} the ticked ones`;
   button.disabled = ticked === 0;
   const every = document.querySelector("[data-tick-all]");
   every.checked = ticked > 0 && ticked === all.length;
