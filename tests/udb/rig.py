@@ -39,7 +39,13 @@ NOBODY, GAMES, NEWS = (65534, 65534), (65534, 60), (65534, 9)
 
 @contextlib.contextmanager
 def serving(
-    folder: Path, database: str = "", *, key: bool = True, tokens: bool = True, run: Path | None = None
+    folder: Path,
+    database: str = "",
+    *,
+    key: bool = True,
+    tokens: bool = True,
+    run: Path | None = None,
+    htmx: Path | None = None,
 ) -> Iterator[Service]:
     """udb over a database, ready to answer; without `key` there is none for passwords, without `tokens` nobody
     logs in. Its socket is in `run`."""
@@ -56,7 +62,7 @@ def serving(
             run.chmod(0o711)
         for left in ("service.sock", "notify"):
             (run / left).unlink(missing_ok=True)
-        env = {"CREDENTIALS_DIRECTORY": str(folder)}
+        env = {"CREDENTIALS_DIRECTORY": str(folder), **({"BACKLINE_UDB_HTMX": str(htmx)} if htmx else {})}
         yield stack.enter_context(activated(run, [*UDB, "--config", str(file)], env=env))
 
 
