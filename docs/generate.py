@@ -822,6 +822,56 @@ def _identity_settings() -> str:
     return settings.reference(Settings, "identity")
 
 
+def openapi_of_presence() -> dict[str, object]:
+    """The document that presence serves as /openapi.json."""
+    from services.common import openapi
+    from services.common.access import Access
+    from services.common.database import Database
+    from services.presence.app import make_app
+    from services.presence.schema import Settings
+    from services.presence.work import make_work
+
+    with Database("sqlite://") as database:
+        app = make_app(make_work(database, Settings()), Access())
+        return openapi.document(app.operations, title="presence", version="")
+
+
+def _presence_parser() -> argparse.ArgumentParser:
+    from services.presence import cli
+
+    return cli.parser("backline presence")
+
+
+def _presence_settings() -> str:
+    from services.common import settings
+    from services.presence.schema import Settings
+
+    return settings.reference(Settings, "presence")
+
+
+def openapi_of_sso() -> dict[str, object]:
+    """The document that single sign-on serves as /openapi.json."""
+    from services.common import openapi
+    from services.common.access import Access
+    from services.sso.app import make_app, make_who
+    from services.sso.schema import Settings
+
+    return openapi.document(make_app(make_who(Settings()), Access()).operations, title="sso", version="")
+
+
+def _sso_parser() -> argparse.ArgumentParser:
+    from services.sso import cli
+
+    return cli.parser("backline sso")
+
+
+def _sso_settings() -> str:
+    from services.common import settings
+    from services.sso.schema import Settings
+
+    return settings.reference(Settings, "sso")
+
+
 def openapi_of_rollout() -> dict[str, object]:
     """The document that the rollout service serves as /openapi.json."""
     from services.common import openapi
@@ -970,6 +1020,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "overview-commands": lambda: command_text(_overview_parser(), depth=3),
     "overview-routes": lambda: _routes(openapi_of_overview()),
     "overview-settings": _overview_settings,
+    "presence-commands": lambda: command_text(_presence_parser(), depth=3),
+    "presence-routes": lambda: _routes(openapi_of_presence()),
+    "presence-settings": _presence_settings,
     "rollout-commands": lambda: command_text(_rollout_parser(), depth=3),
     "rollout-routes": lambda: _routes(openapi_of_rollout()),
     "rollout-settings": _rollout_settings,
@@ -977,6 +1030,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "root-commands": lambda: command_text(_roots_parser(), depth=3),
     "root-routes": lambda: _routes(openapi_of_roots()),
     "root-settings": _roots_settings,
+    "sso-commands": lambda: command_text(_sso_parser(), depth=3),
+    "sso-routes": lambda: _routes(openapi_of_sso()),
+    "sso-settings": _sso_settings,
     "state-commands": lambda: command_text(_state_parser(), depth=3),
     "state-routes": lambda: _routes(openapi_of_state()),
     "state-settings": _state_settings,

@@ -26,6 +26,7 @@ from netboot.living import Living
 from netboot.machines import Machines
 from netboot.management import Management
 from netboot.models import outbox
+from netboot.passing import Passing
 from netboot.schema import (
     Aliens,
     Boot,
@@ -91,7 +92,8 @@ def make_app(store: Store, follower: Follower, settings: Settings, access: Acces
     registry = CollectorRegistry()
     answers = Answers(boots, settings, access.tokens, registry)
     why = Why(boots, answers.strangers, follower, dhcp=settings.dhcp)
-    heartbeats = Heartbeats(boots)
+    passing = Passing(settings.presence) if settings.presence else None
+    heartbeats = Heartbeats(boots, passing)
     management = Management(boots, answers.strangers, why, domain=settings.domain)
     feed = Feed(store.database, outbox, boots.source, topics=TOPICS, pause=FEED_SECONDS)
 
@@ -116,6 +118,10 @@ def make_app(store: Store, follower: Follower, settings: Settings, access: Acces
         known = Gauge("backline_netboot_machines", "Machines that mdb told of", registry=app.metrics.registry)
         known.set_function(lambda: len(store.machines))
         app.metrics.registry.register(registry)
+        unpassed = Gauge(
+            "backline_netboot_unpassed", "Heartbeats that wait for presence", registry=app.metrics.registry
+        )
+        unpassed.set_function(lambda: len(passing or ()))
         async with feed.run(app):
             tasks = [
                 asyncio.create_task(_follow(follower, store.machines), name="mdb"),
@@ -123,6 +129,8 @@ def make_app(store: Store, follower: Follower, settings: Settings, access: Acces
                 asyncio.create_task(_prune(boots), name="prune"),
                 asyncio.create_task(_flush(heartbeats), name="heartbeats"),
             ]
+            if passing is not None:
+                tasks.append(asyncio.create_task(passing.run(), name="presence"))
             try:
                 yield
             finally:

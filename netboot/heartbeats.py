@@ -23,8 +23,10 @@ from netboot.decide import decide
 from netboot.leases import LEASE_SECONDS, Held, active
 from netboot.machines import Known
 from netboot.models import BootRow
+from netboot.passing import Passing
 from netboot.schema import Health, Heartbeat, Lease, Leases, Liveness, NewOrder, Orders, Seat, Seats
 from services.common.errors import AccessError
+from services.presence.schema import Beat as Present
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +65,9 @@ class Order:
 class Heartbeats:
     """What is known of machines that are up, around the boot records. `take` belongs to one thread."""
 
-    def __init__(self, boots: Boots) -> None:
+    def __init__(self, boots: Boots, passing: Passing | None = None) -> None:
         self.boots = boots
+        self.passing = passing
         self.store = boots.store
         self.flushed = self.began = self.store.clock()
         self._beats: dict[str, Beat] = {}
@@ -97,6 +100,7 @@ class Heartbeats:
         beat.at, beat.health, beat.user = now, heartbeat.health, heartbeat.user
         self._last[beat.machine] = beat
         self._dirty[boot] = self.store.signs[boot] = now
+        self._pass_on(beat, heartbeat)
         order = self._orders.get(beat.machine)
         if order is None or order.until <= now:
             return Orders()
@@ -108,6 +112,12 @@ class Heartbeats:
             version=order.version,
             even_with_user=order.even_with_user,
         )
+
+    def _pass_on(self, beat: Beat, heartbeat: Heartbeat) -> None:
+        known = self.store.machines.by_id(beat.machine)
+        if self.passing is None or known is None:
+            return
+        self.passing.note(Present(machine=beat.machine, hostname=known.hostname, boot=beat.boot, users=heartbeat.users))
 
     def order(self, new: NewOrder) -> None:
         """Ask machines to run a version, for a while."""

@@ -43,6 +43,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dhcp: Annotated[str, Meta(description="where the DHCP service is, for `backline why`")] = (
         "unix:/run/backline/dhcp.sock"
     )
+    presence: Annotated[str, Meta(description="where heartbeats are passed on to; nowhere when empty")] = (
+        "unix:/run/backline/presence.sock"
+    )
     hall: Annotated[str, Meta(description="name of the hall, as machines show it")] = "hall"
     domain: Annotated[str, Meta(description="DNS domain of the hall's machines")] = ""
     gateways: Annotated[
@@ -391,6 +394,10 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     version: Annotated[str, Meta(max_length=80), about("The version that it runs.")]
     health: Health
     user: Annotated[Annotated[str, Meta(max_length=256)] | None, about("Who is logged in; null for nobody.")] = None
+    users: Annotated[
+        Annotated[list[Annotated[str, Meta(max_length=256)]], Meta(max_length=64)] | None,
+        about("Everybody who has a session, for presence; null when that cannot be told."),
+    ] = None
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):

@@ -117,7 +117,7 @@ class Access:
             subject = certificate_of(request)
             shown = None if subject is None else _by_certificate(subject, origin)
             return Hop(None, origin, secure=request.scope.get("scheme") == "https", certificate=shown)
-        if not self._is_proxy(peer):
+        if not self.is_proxy(peer):
             return Hop(peer, LOCAL, secure=True)
         try:
             origin = str(ipaddress.ip_address(_header(request, "x-real-ip")))
@@ -132,7 +132,13 @@ class Access:
             raise AccessError("auth.certificate", f"the client certificate is not good: {why}")
         return Hop(None, origin, secure=True, certificate=_by_certificate(subject, origin))
 
-    def _is_proxy(self, peer: Peer) -> bool:
+    def from_proxy(self, request: HTTPConnection) -> bool:
+        """Whether nginx of this host brings the request, by the kernel's word."""
+        peer = peer_of(request)
+        return peer is not None and self.is_proxy(peer)
+
+    def is_proxy(self, peer: Peer) -> bool:
+        """Whether a process is nginx, whose headers count."""
         if peer.uid == 0:
             return False
         for name in self.settings.proxy_users:

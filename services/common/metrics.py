@@ -28,6 +28,7 @@ class Metrics:
         self.seconds = Histogram(
             "backline_http_request_seconds", "From request to last byte", ["method", "route"], registry=self.registry
         )
+        self._gauges: dict[str, Gauge] = {}
         self._lags: deque[float] = deque(maxlen=LAG_WINDOW)
         lag = Gauge(
             "backline_event_loop_lag_seconds", "Worst delay of the event loop in a minute", registry=self.registry
@@ -43,6 +44,12 @@ class Metrics:
         method = method if method in METHODS else "other"
         self.requests.labels(method=method, route=route or "unmatched", status=str(status)).inc()
         self.seconds.labels(method=method, route=route or "unmatched").observe(seconds)
+
+    def gauge(self, name: str, about: str, label: str) -> Gauge:
+        """A gauge with one label, which several parts of a service share."""
+        if name not in self._gauges:
+            self._gauges[name] = Gauge(name, about, [label], registry=self.registry)
+        return self._gauges[name]
 
     def loop_lag(self, seconds: float) -> None:
         """Note how late the event loop was."""

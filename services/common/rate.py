@@ -31,3 +31,9 @@ class Rate:
         if len(self._left) > self.keys:
             self._left.popitem(last=False)
         return allowed
+
+    def give_back(self, key: str) -> None:
+        """Count one try of `key` less: it was a good one."""
+        if key in self._left:
+            left, since = self._left[key]
+            self._left[key] = (min(float(self.burst), left + 1), since)

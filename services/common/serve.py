@@ -238,6 +238,7 @@ async def serve_on(
     grace_seconds: int = GRACE_SECONDS,
     stop: asyncio.Event | None = None,
     tls: ssl.SSLContext | None = None,
+    http: type[PeerProtocol] = PeerProtocol,
 ) -> None:
     """Serve on sockets that are listening already, until a signal, or until `stop` is set.
 
@@ -248,7 +249,7 @@ async def serve_on(
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http=PeerProtocol,
+        http=http,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -282,6 +283,7 @@ def serve(
     mode: int = 0o660,
     grace_seconds: int = GRACE_SECONDS,
     tls: ssl.SSLContext | None = None,
+    http: type[PeerProtocol] = PeerProtocol,
 ) -> int:
     """Run `app` until SIGTERM, and return the exit code. What the service manager passed wins over `listen`.
 
@@ -301,7 +303,7 @@ def serve(
             listeners = stack.enter_context(listening([parse_address(text) for text in listen], mode=mode))
         for each in listeners:
             logger.info("listening on %s (%s)", _shown(each.socket), each.name)
-        asyncio.run(serve_on(app, listeners, notifier, grace_seconds=grace_seconds, tls=tls))
+        asyncio.run(serve_on(app, listeners, notifier, grace_seconds=grace_seconds, tls=tls, http=http))
     return int(Exit.OK)
 
 

@@ -35,6 +35,7 @@ _UNITS = {
     "backline-overview.service": render.OVERVIEW,
     "backline-identity.service": render.IDENTITY,
     "backline-roots.service": render.ROOTS,
+    "backline-sso.service": render.SSO,
     "backline-state-keeper.service": render.STATE,
     "backline-udb.service": render.UDB,
     "nginx.service": str(Path(edge.CONFIGURATION).parent),

@@ -20,6 +20,17 @@ CREDENTIAL = "backline.tls"
 """Certificate and key in one PEM (`services.hall.certificates`), for nginx.service and backline-hall.service."""
 CERTIFICATE = f"/run/credentials/nginx.service/{CREDENTIAL}"
 CA = "/run/backline/ca.pem"
+SSO = "sso"
+"""The service that nginx alone asks; it is no site."""
+SSO_PROTECT = (
+    "auth_request /__sso;",
+    "auth_request_set $sso_user $upstream_http_x_sso_user;",
+    "auth_request_set $sso_answer $upstream_http_x_sso_status;",
+    # For those who wonder why a page does not know them.
+    "add_header X-SSO-User $sso_user always;",
+    "add_header X-SSO-Status $sso_status always;",
+)
+"""In a location: what it passes on has the headers X-SSO-User and X-SSO-Status of the server."""
 _STATIC = {"/ipxe/": "/usr/lib/ipxe/", "/static/htmx/": "/usr/share/javascript/htmx/"}
 _BAD_CERTIFICATE = (
     '{"type":"urn:backline:problem:auth.certificate","title":"Unauthorized","status":401,'
@@ -46,15 +57,18 @@ class Site:
     """What is handed on as it comes, however long nothing does."""
     files: str | None = None
     """A folder that is there under /files/."""
+    sso: bool = False
+    """Whether its pages are told who sits at the caller's address (docs/sso.md)."""
 
 
 SITES = (
-    Site("mdb", "17m"),
-    Site("udb", "17m", feeds=("/v1/feed", "/v1/feed/private")),
+    Site("mdb", "17m", sso=True),
+    Site("udb", "17m", feeds=("/v1/feed", "/v1/feed/private"), sso=True),
     Site("netboot", "1m", aliens=True, addresses=True),
     Site("depot", "65m", streams=True, files="/var/lib/backline-depot/files/"),
     Site("rollout", "1m"),
     Site("overview", "1m"),
+    Site("presence", "1m"),
 )
 """As the applications of mdb and udb allow 16 MiB for an import, the depot 64 MiB for a piece of a file, and all others
 the megabyte of `services.common.app`.
@@ -64,11 +78,12 @@ the megabyte of `services.common.app`.
 def servers(hall: Hall, *, tls: bool) -> str:
     """nginx's servers for a hall; with `tls`, for its certificate as well."""
     blocks = [
-        f"upstream {site.name} {{\n    server unix:/run/backline/{site.name}.sock;\n    keepalive 32;\n"
+        f"upstream {name} {{\n    server unix:/run/backline/{name}.sock;\n    keepalive 32;\n"
         # Shorter than the 30 s after which a service closes it: who is first must be nginx.
         "    keepalive_timeout 20s;\n}\n"
-        for site in SITES
+        for name in (*(site.name for site in SITES), SSO)
     ]
+    blocks.append(_block("map $sso_answer $sso_status", ['"" unavailable;', "default $sso_answer;"]))
     blocks.append(_nowhere("80 default_server", tls=False))
     blocks += [_server(hall, site, tls=False, redirect=tls) for site in SITES]
     if tls:
@@ -100,7 +115,10 @@ def _server(hall: Hall, site: Site, *, tls: bool, redirect: bool) -> str:
     lines += [*_who_comes_in(hall, site), f"client_max_body_size {site.bodies};", "error_page 502 504 =503 @down;"]
     if site.streams:
         lines.append("proxy_request_buffering off;")
-    blocks = [_location("/", [f"proxy_pass http://{site.name};"])]
+    blocks = [_location("/", [*(SSO_PROTECT if site.sso else ()), f"proxy_pass http://{site.name};"])]
+    if site.sso:
+        lines += ['set $sso_user "";', 'set $sso_answer "";']
+        blocks += sso_handler()
     if site.files is not None:
         blocks.append(_location("/files/", [f"alias {site.files};", "limit_except GET { deny all; }"]))
     for feed in site.feeds:
@@ -123,10 +141,34 @@ def _server(hall: Hall, site: Site, *, tls: bool, redirect: bool) -> str:
         "X-Forwarded-For": '""',
         "X-Client-Verify": "$ssl_client_verify" if tls else '""',
         "X-Client-Subject": "$ssl_client_s_dn" if tls else '""',
+        "X-SSO-User": "$sso_user" if site.sso else '""',
+        "X-SSO-Status": "$sso_status" if site.sso else '""',
         "Connection": '""',
     }
     lines += [f"proxy_set_header {name} {value};" for name, value in headers.items()]
     return _block("server", lines, blocks)
+
+
+def sso_handler() -> list[str]:
+    """Locations of a server whose pages are told who sits at the caller's address (module http_auth_request).
+
+    Whatever the service does, nobody is kept out: without an answer the caller is anonymous.
+    """
+    asking = [
+        "internal;",
+        f"proxy_pass http://{SSO}/v1/whois;",
+        "proxy_pass_request_body off;",
+        "proxy_pass_request_headers off;",
+        f"proxy_set_header Host {SSO};",
+        'proxy_set_header Connection "";',
+        "proxy_set_header X-Real-IP $remote_addr;",
+        "proxy_connect_timeout 1s;",
+        "proxy_send_timeout 1s;",
+        "proxy_read_timeout 1s;",
+        "proxy_intercept_errors on;",
+        "error_page 400 401 403 408 413 429 500 502 503 504 =204 @sso_away;",
+    ]
+    return [_location("= /__sso", asking), _location("@sso_away", ["return 204;"])]
 
 
 def _who_comes_in(hall: Hall, site: Site) -> list[str]:

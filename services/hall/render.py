@@ -31,6 +31,7 @@ from services.hall import (
     for_overview,
     for_rollout,
     for_roots,
+    for_sso,
     for_state,
     for_udb,
     keys,
@@ -59,6 +60,7 @@ SEAT = "/run/backline/seat.toml"
 ROOT_KEYS = "/var/lib/backline-identity/current/root_keys"
 ROLLOUT = "/run/backline/rollout.toml"
 OVERVIEW = "/run/backline/overview.toml"
+SSO = "/run/backline/sso.toml"
 ROOTS = "/run/backline/roots.toml"
 STATE = "/run/backline/state.toml"
 UDB = "/run/backline/udb.toml"
@@ -150,6 +152,7 @@ def render(hall: Hall, identity: Identity) -> dict[str, File]:
         files[OVERVIEW] = File(_HEADER + for_overview.settings(hall))
         files[ROLLOUT] = File(_HEADER + for_rollout.settings(hall))
         files[UDB] = File(_HEADER + for_udb.settings(hall))
+        files[SSO] = File(_HEADER + for_sso.settings(hall))
     if identity.role == "rhfs":
         files[ROOTS] = File(_HEADER + for_roots.settings(hall, identity.hostname))
     if identity.role in ("gw", "rhfs"):

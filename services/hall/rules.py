@@ -19,6 +19,7 @@ from services.common.names import domain_problem, label_problem
 from services.common.signing import valid_name
 from services.common.ssh_keys import check_ssh_key
 from services.common.toml import KeyPath
+from services.common.users import login_problem
 from services.hall import keys
 from services.hall.schema import OF_GW, Hall, Host, Method, Network, Nic, Purpose
 
@@ -59,6 +60,7 @@ def mistakes(hall: Hall) -> list[Mistake]:
         *_gateway(hall),
         *_upstream(hall),
         *_trust(hall),
+        *_sso(hall),
     ]
 
 
@@ -281,6 +283,17 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _sso(hall: Hall) -> Iterator[Mistake]:
+    for place, login in hall.sso.overrides.items():
+        keypath = ("sso", "overrides", place)
+        if not _is_address(place) and label_problem(place):
+            yield Mistake(keypath, f"{place!r} is neither an address nor a host name", "write it without the domain")
+        elif _is_address(place) and not any(IPv4Address(place) in net.cidr for net in hall.networks.values()):
+            yield Mistake(keypath, f"{place} is in no network of the hall", "pages are for machines of the hall")
+        if problem := login_problem(login):
+            yield Mistake(keypath, problem)
 
 
 def _trust(hall: Hall) -> Iterator[Mistake]:

@@ -17,9 +17,9 @@ from msgspec import Meta
 from services.common.addresses import Range
 from services.common.signing import PublicKey, Signer
 
-OF_GW = ("ns", "netboot", "depot", "rollout", "overview", "udb")
-"""Names that are gw's in every hall: DNS, what machines boot, where versions come from, how they get to seats, and the
-page that shows all of it.
+OF_GW = ("ns", "netboot", "depot", "rollout", "overview", "udb", "presence")
+"""Names that are gw's in every hall: DNS, what machines boot, where versions come from, how they get to seats, the page
+that shows all of it, who the users are, and whether somebody may log in.
 """
 
 
@@ -163,6 +163,15 @@ class Trust(Table, frozen=True, kw_only=True):
     signers: Annotated[list[TrustedSigner], about("Whose images run here.")] = []
 
 
+class Sso(Table, frozen=True, kw_only=True):
+    """Single sign-on: who is known to pages by the machine in front of them."""
+
+    overrides: Annotated[
+        dict[str, str],
+        about("Login by address, or by host name of mdb: who is there, on machines that do not say it themselves."),
+    ] = {}
+
+
 class Hall(Table, frozen=True, kw_only=True):
     """All of hall.toml."""
 
@@ -172,6 +181,7 @@ class Hall(Table, frozen=True, kw_only=True):
     trust: Annotated[Trust, about("CA and image signers.")]
     upstream: Annotated[Upstream | None, about("The way out.")] = None
     administrators: Annotated[list[Administrator], about("Who may do everything.")] = []
+    sso: Annotated[Sso, about("Who is known to pages by the machine.")] = Sso()
 
     def network_for(self, purpose: Purpose) -> tuple[str, Network] | None:
         """The network that has a range for `purpose`, with its name."""

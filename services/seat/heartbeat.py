@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 SECONDS = 15.0
 LONGEST = 600.0
 RESTART = Path("/run/backline-seat/restart")
+UNCLEAR = "somebody"
+"""Who is logged in when that cannot be told."""
+USERS_MAX = 64
 
 
 @dataclass(frozen=True)
@@ -49,23 +52,35 @@ def look(probes: Sequence[str] = ()) -> dict[str, Any]:
     health: dict[str, Any] = {"state": state, "failed_units": failed[:100]}
     if probes:
         health["units"] = dict(zip(probes, _lines(["systemctl", "is-active", "--", *probes]), strict=False))
-    return {"version": read_identity().version or "", "health": health, "user": user()}
+    names = users()
+    found: dict[str, Any] = {
+        "version": read_identity().version or "",
+        "health": health,
+        "user": next(iter(names), None),
+    }
+    if names != [UNCLEAR]:
+        found["users"] = names[:USERS_MAX]
+    return found
 
 
 def user() -> str | None:
     """Somebody who is logged in, at the seat or over ssh; None for nobody. A greeter is nobody."""
-    text = process.run(["loginctl", "list-sessions", "--json=short"], check=False).stdout
-    return user_of(text)
+    return next(iter(users()), None)
 
 
-def user_of(text: str) -> str | None:
+def users() -> list[str]:
+    """Everybody who is logged in, who came first being first."""
+    return users_of(process.run(["loginctl", "list-sessions", "--json=short"], check=False).stdout)
+
+
+def users_of(text: str) -> list[str]:
     """Who has a session, from loginctl(1) list-sessions in JSON: classes as in pam_systemd(8)."""
     try:
         sessions = json.loads(text or "[]")
         names = [str(each["user"]) for each in sessions if str(each.get("class", "user")).startswith("user")]
     except (ValueError, TypeError, KeyError, AttributeError):
-        return "somebody"  # not to be able to tell is no reason to restart a seat under its user
-    return names[0] if names else None
+        return [UNCLEAR]  # not to be able to tell is no reason to restart a seat under its user
+    return list(dict.fromkeys(names))
 
 
 def orders_of(content: bytes) -> Orders:

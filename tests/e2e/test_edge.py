@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -34,9 +35,10 @@ from services.hall.schema import Hall
 from services.mdb.client import Mdb
 from services.mdb.schema import MachineType, NewMachine
 from tests.common.access_rig import Answer, Guarded, guarded
-from tests.common.service_rig import Service
+from tests.common.service_rig import Service, activated
 from tests.hall.halls import hall
 from tests.mdb.rig import serving
+from tests.sso.test_service import SSO
 
 pytestmark = [pytest.mark.images, pytest.mark.needs("podman", "root", "cgroup2", "namespaces", "overlayfs")]
 BENCH = ("[networks.aliens]", '[networks.bench]\ncidr = "10.88.0.0/16"\n\n[networks.aliens]')
@@ -52,12 +54,13 @@ FORGED = {
 
 @dataclass
 class Edge:
-    """nginx, mdb as `mdb`, a guarded service as `netboot`, and the CA behind the certificates."""
+    """nginx, mdb as `mdb`, single sign-on, a guarded service as `netboot`, and the CA behind the certificates."""
 
     nginx: NginxContainer
     address: str
     guarded: Guarded
     mdb: Service
+    sso: Service
     folder: Path
     authority: Authority
 
@@ -120,7 +123,7 @@ def behind(
     (folder / "ca.pem").write_bytes(made[1])
     authority = Authority.open(*made)
     served = authority.issue("gw", names=["mdb.prolo", "netboot.prolo"], addresses=[IPv4Address("192.168.1.254")])
-    for name in ("netboot", "mdb"):
+    for name in ("netboot", "mdb", "sso"):
         (folder / name).mkdir()
     with contextlib.ExitStack() as stack:
         service = stack.enter_context(guarded(folder / "netboot", run=folder / "netboot"))
@@ -131,13 +134,18 @@ def behind(
         }
         database = f"sqlite:///{folder}/mdb/mdb.db"
         mdb = stack.enter_context(serving(folder / "mdb", database, env=environment))
-        for name in ("netboot", "mdb"):
+        config = folder / "sso/sso.toml"
+        nobody = f'"unix:{folder}/nobody.sock"'
+        overrides = '[overrides]\n"10.88.0.1" = "alice"\n'
+        config.write_text(f'mdb = {nobody}\npresence = {nobody}\nmemory = ""\n{overrides}')
+        sso = stack.enter_context(activated(folder / "sso", [*SSO, "--config", str(config)]))
+        for name in ("netboot", "mdb", "sso"):
             (folder / f"{name}.sock").symlink_to(f"{name}/service.sock")
         podman = stack.enter_context(engine(settings=gw_settings))
         nginx = NginxContainer(podman.image_of("gw"), edge.servers(bench(), tls=True), folder, certificate=served)
         stack.enter_context(nginx)
         address = nginx.get_wrapped_container().attrs["NetworkSettings"]["IPAddress"]
-        yield Edge(nginx, address, service, mdb, folder, authority)
+        yield Edge(nginx, address, service, mdb, sso, folder, authority)
 
 
 @pytest.fixture
@@ -194,6 +202,64 @@ def test_a_service_that_is_down_is_said_to_be(gw: Edge) -> None:
         assert answer.code == "http.service-unavailable"
     finally:
         (gw.folder / "away").rename(gw.folder / "netboot.sock")
+
+
+# Single sign-on
+
+
+def page(gw: Edge, **headers: str) -> str:
+    """mdb's list of machines with the head of the answer, as a browser gets it."""
+    return gw.ask(
+        "/machines", host="mdb.prolo", headers={"Accept": "text/html", **headers}, options=("--include",)
+    ).text
+
+
+def known(text: str) -> bool:
+    return "x-sso-user: alice" in text.lower() and ">alice</span>" in text
+
+
+def test_a_page_knows_who_sits_there(gw: Edge) -> None:
+    assert known(page(gw))
+    assert "x-sso-status: authenticated" in page(gw).lower()
+
+
+@pytest.mark.parametrize("name", ["X-SSO-User", "x-sso-user", "X-Sso-User", "X_SSO_User", "HTTP_X_SSO_USER"])
+def test_what_a_client_says_of_itself_is_gone(gw: Edge, name: str) -> None:
+    text = page(gw, **{name: "root", "X-SSO-Status": "authenticated"})
+    assert known(text)
+    assert "root" not in text
+
+
+def test_nobody_asks_for_it_from_outside(gw: Edge) -> None:
+    assert gw.ask("/__sso", host="mdb.prolo").status == 404
+    for host in ("sso", "sso.prolo"):
+        assert gw.ask("/v1/whois", host=host, options=("--insecure",)).status == 404
+
+
+def anonymous(text: str) -> bool:
+    return "200 OK" in text and "x-sso-status: unavailable" in text.lower() and "alice" not in text
+
+
+def test_without_single_sign_on_pages_are_there_for_anonymous_callers(gw: Edge) -> None:
+    (gw.folder / "sso.sock").rename(gw.folder / "away")
+    try:
+        gw.reload()  # it has connections left
+        deadline = time.monotonic() + 10
+        while not anonymous(page(gw, **{"X-SSO-User": "alice"})):
+            assert time.monotonic() < deadline
+    finally:
+        (gw.folder / "away").rename(gw.folder / "sso.sock")
+
+
+def test_a_single_sign_on_that_hangs_holds_a_page_for_no_longer_than_a_second(gw: Edge) -> None:
+    gw.sso.process.send_signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        assert anonymous(page(gw))
+        assert time.monotonic() - began < 3
+    finally:
+        gw.sso.process.send_signal(signal.SIGCONT)
+    assert known(page(gw))
 
 
 # Headers

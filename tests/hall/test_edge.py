@@ -14,7 +14,16 @@ from tests.hall.halls import hall
 
 EXTRA = Path(__file__).parents[2] / "images/gw/mkosi.extra"
 DROP_IN = EXTRA / "usr/lib/systemd/system/nginx.service.d/10-backline.conf"
-TRUSTED = ("Host", "X-Real-IP", "X-Forwarded-Proto", "X-Client-Verify", "X-Client-Subject")
+SSO = r"(?ms)^    location = /__sso \{.*?^    \}"
+TRUSTED = (
+    "Host",
+    "X-Real-IP",
+    "X-Forwarded-Proto",
+    "X-Client-Verify",
+    "X-Client-Subject",
+    "X-SSO-User",
+    "X-SSO-Status",
+)
 
 
 def blocks(text: str) -> list[str]:
@@ -30,7 +39,7 @@ def test_every_server_that_forwards_sets_every_header_that_services_believe(tls:
         for name in TRUSTED:
             assert re.search(rf"(?m)^    proxy_set_header {name} \S+;$", block), name
         # In a location, one such line would undo all of the server's.
-        assert not re.search(r"(?m)^        proxy_set_header", block)
+        assert not re.search(r"(?m)^        proxy_set_header", re.sub(SSO, "", block))
 
 
 def test_only_with_tls_anything_is_said_of_certificates() -> None:
@@ -94,3 +103,22 @@ def test_nginx_runs_as_the_user_whose_headers_services_believe() -> None:
     assert f"User={user}\n" in DROP_IN.read_text()
     assert f"include {edge.CONFIGURATION.rpartition('/')[0]}/*.conf;" in (EXTRA / "etc/nginx/backline.conf").read_text()
     assert f"ConditionPathExists={edge.CONFIGURATION}\n" in DROP_IN.read_text()
+
+
+def test_a_site_that_is_told_who_sits_there_asks_and_every_other_is_told_nothing() -> None:
+    for block in blocks(edge.servers(hall(), tls=True)):
+        if "proxy_pass" not in block:
+            continue
+        told = any(f"proxy_pass http://{site.name};" in block for site in edge.SITES if site.sso)
+        assert ("auth_request /__sso;" in block) == told
+        assert ('proxy_set_header X-SSO-User "";' in block) == (not told)
+        found = re.search(SSO, block)
+        assert (found is not None) == told
+        if found is not None:
+            assert "internal;" in found[0]
+            assert "proxy_set_header X-Real-IP $remote_addr;" in found[0]
+            assert "proxy_pass_request_headers off;" in found[0]
+
+
+def test_who_asks_for_who_sits_where_is_asked_by_no_name_of_the_network() -> None:
+    assert edge.SSO not in {site.name for site in edge.SITES}

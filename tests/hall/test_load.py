@@ -211,3 +211,16 @@ def _is_a_hall_or_a_clear_error(text: str) -> None:
         missing = "missing required field" in caught.message or "no server" in caught.message
         assert caught.where is not None
         assert re.fullmatch(r"hall\.toml:\d+", caught.where) or missing
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ('"192.168.0.77" = "Alice"', "capital letters"),
+        ('"192.168.0.77" = "root"', "system user"),
+        ('"10.0.0.1" = "alice"', "in no network of the hall"),
+        ('"my laptop" = "alice"', "neither an address nor a host name"),
+    ],
+)
+def test_an_override_names_a_machine_of_the_hall_and_a_user(override: str, message: str) -> None:
+    assert message in str(refused(proposal() + f"\n[sso.overrides]\n{override}\n"))

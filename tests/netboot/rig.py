@@ -102,10 +102,12 @@ def ask(
     body: object = None,
     token: str | None = None,
     text: bytes | None = None,
+    secure: bool = False,
 ) -> Answer:
-    """What a machine at `origin` is answered, through nginx: its user, and the header that it sets."""
+    """What a machine at `origin` is answered, through nginx: its user, and the headers that it sets."""
     argv = ["setpriv", "--reuid=33", "--regid=33", "--clear-groups", "curl", "--silent", "--globoff"]
     argv += ["--request", method, "--write-out", "\n%{http_code}", "--header", f"X-Real-IP: {origin}"]
+    argv += ["--header", f"X-Forwarded-Proto: {'https' if secure else 'http'}"]
     argv += ["--header", f"Authorization: Bearer {token}"] if token else []
     argv += ["--json", json.dumps(body)] if body is not None else []
     argv += ["--header", "Content-Type: text/plain", "--data-binary", "@-"] if text is not None else []

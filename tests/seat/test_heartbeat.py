@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from services.seat import heartbeat
-from services.seat.heartbeat import LONGEST, SECONDS, Heart, Orders, orders_of, user_of
+from services.seat.heartbeat import LONGEST, SECONDS, Heart, Orders, orders_of, users_of
 from services.seat.report import Boot, find_boot
 from tests.seat.test_report import ID, Netboot, netboot, system
 
@@ -92,20 +92,21 @@ def test_what_a_newer_netboot_says_is_passed_over() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "user"),
+    ("text", "users"),
     [
-        ("", None),
-        ("[]", None),
-        ('[{"session":"c1","uid":100,"user":"greeter","class":"greeter"}]', None),
-        ('[{"session":"1","uid":0,"user":"root","class":"manager"},{"user":"alice","class":"user"}]', "alice"),
-        ('[{"user":"alice","class":"user-early"}]', "alice"),
-        ('[{"user":"alice"}]', "alice"),
-        ("loginctl: no such option", "somebody"),
-        ('{"no": "list"}', "somebody"),
+        ("", []),
+        ("[]", []),
+        ('[{"session":"c1","uid":100,"user":"greeter","class":"greeter"}]', []),
+        ('[{"session":"1","uid":0,"user":"root","class":"manager"},{"user":"alice","class":"user"}]', ["alice"]),
+        ('[{"user":"alice","class":"user-early"}]', ["alice"]),
+        ('[{"user":"alice"}]', ["alice"]),
+        ('[{"user":"bob"},{"user":"alice"},{"user":"bob"}]', ["bob", "alice"]),
+        ("loginctl: no such option", ["somebody"]),
+        ('{"no": "list"}', ["somebody"]),
     ],
 )
-def test_a_greeter_is_nobody_and_what_cannot_be_read_is_somebody(text: str, user: str | None) -> None:
-    assert user_of(text) == user
+def test_a_greeter_is_nobody_and_what_cannot_be_read_is_somebody(text: str, users: list[str]) -> None:
+    assert users_of(text) == users
 
 
 def test_in_a_container_the_arguments_of_its_first_process_are_the_command_line(tmp_path: Path) -> None:

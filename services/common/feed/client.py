@@ -24,7 +24,6 @@ from pathlib import Path
 
 import httpx2
 import msgspec
-from prometheus_client import Gauge
 
 from services.common.client import Endpoint, secured
 from services.common.codec import decode_json
@@ -155,9 +154,9 @@ class Follower:
 
     def measure(self, metrics: Metrics, name: str) -> None:
         """Export staleness and revision, under the label `feed`."""
-        stale = Gauge("backline_feed_staleness_seconds", "Silence of a feed", ["feed"], registry=metrics.registry)
+        stale = metrics.gauge("backline_feed_staleness_seconds", "Silence of a feed", "feed")
         stale.labels(feed=name).set_function(lambda: self.staleness)
-        revision = Gauge("backline_feed_followed_revision", "Revision", ["feed"], registry=metrics.registry)
+        revision = metrics.gauge("backline_feed_followed_revision", "Revision", "feed")
         revision.labels(feed=name).set_function(lambda: self.state.position.revision if self.state.position else 0)
 
     # Following

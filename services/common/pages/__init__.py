@@ -27,6 +27,7 @@ from starlette.routing import BaseRoute, Route
 from services.common.access import COOKIE
 from services.common.errors import AccessError, MissingError
 from services.common.problem import Problem
+from services.common.sso import seated
 
 HTMX = Path("/usr/share/javascript/htmx/htmx.min.js")  # of Debian's package libjs-htmx
 POLICY = "; ".join(
@@ -186,6 +187,7 @@ class Pages:
         path = request.url.path
         seen = {
             "visitor": visitor,
+            "seated": seated(request),
             "path": path,
             "sites": sites(self.service, request),
             "navigation": [link for link in self.navigation if visitor.name or not link.private],

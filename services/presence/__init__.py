@@ -1,0 +1,1 @@
+"""Presence: who is logged in where, and whether somebody may log in."""

@@ -1,0 +1,1 @@
+"""Single sign-on: who sits at an address, for nginx."""
