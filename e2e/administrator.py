@@ -27,7 +27,7 @@ from services.depot.client import Depot
 if TYPE_CHECKING:
     from e2e.lab import Lab
 
-SERVICES = ("depot", "dhcp", "dns", "mdb", "netboot", "rollout")
+SERVICES = ("depot", "dhcp", "dns", "mdb", "netboot", "rollout", "udb")
 FOLDER = "administrator"
 SECONDS = 120.0
 # In mounts of its own, /run/backline is gw's as he has it, beside the lab's records. They are found by a descriptor,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SUMMARY = "a whole hall on this machine, in containers: start it, look around, break it"
 HOSTD = 20210
 PAGES: dict[str, tuple[int | str, ...]] = {
-    "gw": ("overview", "mdb", "rollout", HOSTD),
+    "gw": ("overview", "mdb", "udb", "rollout", HOSTD),
     "rhfs": (HOSTD,),
     "web": (HOSTD,),
 }
@@ -31,6 +31,7 @@ PAGES: dict[str, tuple[int | str, ...]] = {
 _DOORS = {
     "overview": "the hall at a glance: hosts, seats, what they run, what wants attention",
     "mdb": "machines of the hall (mdb); change one, and DNS and DHCP follow",
+    "udb": "users of the hall (udb): who logs in, and passwords to give back",
     "rollout": "rollouts, as they move",
 }
 
@@ -252,6 +253,7 @@ def _welcome(lab: Lab, status: LabStatus) -> str:
         ("crash rhfs01", "pull a server's plug; `lan start rhfs01` powers it on again"),
         (f"boot {_next_seat(lab)}", "one seat more; with --qemu from its firmware on, in a minute or two"),
         ("run gw backline mdb list", "what gw knows; `mdb edit`, `why`, `dhcp show` and `dns show` are there, too"),
+        ("run gw backline udb add zoe --generate", "a user who can log in; `udb password zoe` shows the password"),
         ("admin", "its administrator's shell: `backline publish nfsroot --channel stable`, `backline root rollback`"),
         ("top", "who uses what"),
     ]

@@ -53,6 +53,7 @@ __all__ = ["USERS", "Create", "Delete", "Edit", "Store", "Update"]
 MIGRATIONS = Path(__file__).parent / "migrations"
 _CLOCK: Callable[[], float] = time.time
 _SEVERAL = 8  # so many passwords are worth threads
+_THREADS = 8  # 16 MB each, and the unit has a limit of tasks
 
 
 class Store:
@@ -245,7 +246,7 @@ class Store:
         ]
         if len(new) < _SEVERAL:
             return {number: hash_password(wanted[number]) for number in new}
-        with ThreadPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()) as pool:
+        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
             return dict(zip(new, pool.map(hash_password, (wanted[number] for number in new)), strict=True))
 
     @contextmanager

@@ -119,9 +119,9 @@ def test_typing_searches_and_the_address_can_be_shared(desk: Desk) -> None:
     expect(desk.page.locator("#count")).to_have_text(str(PEOPLE + 5))
     desk.page.locator("#q").press_sequentially("poincare", delay=20)
     expect(desk.page.locator("#count")).to_have_text(f"10 of {PEOPLE + 5}")
+    expect(desk.page).to_have_url(re.compile(r"/users\?q=poincare$"))  # the last letter has been looked for
     desk.page.locator("#pick-password").select_option("yes")
     expect(desk.page).to_have_url(re.compile(r"/users\?q=poincare&password=yes$"))
-    desk.page.wait_for_load_state("networkidle")  # the last letter is looked for, too
     desk.page.get_by_role("link", name="Name", exact=True).click()
     expect(desk.page.locator("th[aria-sort=ascending]")).to_have_text("Name")
     assert logins(desk)[0] == "team090"
@@ -163,7 +163,7 @@ def test_ticked_passwords_are_printed_on_a4(desk: Desk) -> None:
     boxes.nth(0).click()
     boxes.nth(4).click(modifiers=["Shift"])
     expect(desk.page.locator("[data-picked]")).to_have_text("Print passwords of 5 ticked")
-    desk.page.get_by_label("a page:").select_option("4")
+    desk.page.get_by_label("on a sheet").select_option("4")
     desk.page.locator("[data-picked]").click()
     expect(desk.page.locator(".slip")).to_have_count(5)
     expect(desk.page.locator(".page")).to_have_count(2)

@@ -14,6 +14,11 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+// What is typed is looked for while it is typed. Leaving the box is no news: it must not ask again, and overtake a click.
+document.addEventListener("change", (event) => {
+  if (event.target.matches("[data-search]")) event.stopPropagation();
+}, true);
+
 // Ticks: all of a page, a range with shift, and how many there are.
 let last = null;
 
