@@ -27,12 +27,12 @@ import httpx2
 from benchmarks import gateway
 from benchmarks.asking import PASSWORD, boot, login
 from benchmarks.figures import Figures
-from services.common.process import running, spawn
 from services.common.tokens import CREDENTIAL, new_key
-from services.common.users import UID_POOLS, UserGroup
-from services.common.yescrypt import hash_password
 from services.presence.client import Presence
 from services.presence.schema import Beat
+from services.udb.client import Udb
+from services.udb.schema import NewUser
+from services.udb.sealing import CREDENTIAL as SEAL
 
 SEATS = 1000
 WHOIS_SECONDS = 8.0
@@ -41,6 +41,9 @@ BEATS_SECONDS = 45.0
 RATE = 10.0
 RATE_SECONDS = 20.0
 BURST = 150
+UDB = """
+database = "sqlite:///{where}/udb.db"
+"""
 PRESENCE = """
 database = "sqlite:///{where}/presence.db"
 mdb = "unix:{where}/mdb.sock"
@@ -92,13 +95,15 @@ def until(true: Callable[[], bool]) -> None:
 
 @contextlib.contextmanager
 def hall(seats: int) -> Iterator[Hall]:
-    """mdb with so many machines, an owner of as many users, presence and single sign-on, which know all of them."""
+    """mdb with so many machines, udb with as many users, presence and single sign-on, which know all of them."""
     with gateway.folder() as where, contextlib.ExitStack() as stack:
-        (where / CREDENTIAL).write_bytes(new_key())
+        for credential in (CREDENTIAL, SEAL):
+            (where / credential).write_bytes(new_key())
         os.environ["CREDENTIALS_DIRECTORY"] = str(where)
         stack.enter_context(gateway.mdb(where))
         gateway.take(where, gateway.table(range(seats)))
-        stack.enter_context(owner_of_users(where, seats))
+        stack.enter_context(gateway.serving("udb", UDB.format(where=where), where))
+        users(where, seats)
         with gateway.serving("presence", PRESENCE.format(where=where), where):
             pass  # a database that is new lets nobody begin
         presence = stack.enter_context(gateway.serving("presence", PRESENCE.format(where=where), where))
@@ -108,26 +113,12 @@ def hall(seats: int) -> Iterator[Hall]:
         yield made
 
 
-@contextlib.contextmanager
-def owner_of_users(where: Path, count: int) -> Iterator[None]:
-    """The private feed of users, who all have one password, each with a hash of its own kind."""
-    argv = [sys.executable, "-m", "tests.presence.udb_service", str(where), f"unix:{where}/udb.sock"]
-    with (where / "udb.log").open("wb") as log, running(spawn(argv, stdout=log, stderr=log)) as process:
-        gateway.wait_for(where / "udb.sock", process, where / "udb.log")
-        hash = hash_password(PASSWORD)
-        transport = httpx2.HTTPTransport(uds=f"{where}/udb.sock")
-        with httpx2.Client(transport=transport, base_url="http://localhost", timeout=60) as client:
-            for number in range(count):
-                record = {
-                    "id": number + 1,
-                    "login": login(number),
-                    "uid": UID_POOLS[UserGroup.USER].first + number,
-                    "group": "user",
-                    "hash": hash,
-                    "keys": [],
-                }
-                client.put(f"/users/{login(number)}", json=record).raise_for_status()
-        yield
+def users(where: Path, count: int) -> None:
+    """Users of udb: those who log in have a password, each with a hash of its own."""
+    with Udb(f"unix:{where}/udb.sock") as udb:
+        for number in range(count):
+            password = PASSWORD if number < BURST + RATE * RATE_SECONDS else None
+            udb.create(NewUser(login=login(number), password=password))
 
 
 def beat(number: int, *, there: bool = True) -> Beat:

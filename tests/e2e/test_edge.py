@@ -162,7 +162,7 @@ def test_a_service_is_reached_by_its_name_and_nothing_else_is_there(gw: Edge) ->
     assert json.loads(gw.ask("/version", host="mdb.prolo").text)["service"] == "mdb"
     for host in ("netboot", "netboot.prolo", "192.168.1.254", "192.168.250.254"):
         assert gw.ask("/version", host=host, tls=False).body["service"] == "guarded"
-    for host in ("gw.prolo", "udb.prolo", "evil", "192.168.1.10"):
+    for host in ("gw.prolo", "wiki.prolo", "evil", "192.168.1.10"):
         assert gw.ask("/version", host=host, tls=False).status == 404
     assert gw.ask("/version", host="gw.prolo", options=("--insecure",)).status == 404
 

@@ -1,4 +1,4 @@
-"""Presence as a process beside a real mdb and an owner of users, with machines that ask through nginx."""
+"""Presence as a process beside mdb and udb, with machines that ask through nginx."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,18 @@ import httpx2
 
 from services.common.process import run
 from services.common.tokens import CREDENTIAL, Tokens
-from services.common.users import UID_POOLS, UserGroup
-from services.common.yescrypt import hash_password
+from services.common.users import UserGroup
 from services.mdb.client import Mdb
 from services.mdb.schema import Machine, MachineType, NewMachine
 from services.presence.client import Presence
+from services.udb.client import Udb
+from services.udb.schema import NewUser, UserPatch
 from tests.common.service_rig import Service, activated
 from tests.mdb import rig as mdb_rig
 from tests.netboot.rig import KEY, ask, until
+from tests.udb import rig as udb_rig
 
 PRESENCE = [sys.executable, "-m", "services.common.main", "presence", "serve"]
-UDB = [sys.executable, "-m", "tests.presence.udb_service"]
 GAMES = (65534, 60)
 """Ids of a stranger in the group that brings heartbeats here."""
 CONFIGURATION = """
@@ -38,12 +38,6 @@ memory = "{folder}"
 heartbeat_groups = ["games"]
 tries = 5
 """
-
-
-@cache
-def hashed(password: str) -> str:
-    """A hash of it; making one takes its time."""
-    return hash_password(password)
 
 
 @dataclass
@@ -75,25 +69,17 @@ class Hall:
         return self.machines[name]
 
     def user(self, login: str, group: UserGroup = UserGroup.USER, *, password: str | None = "secret") -> None:
-        """A new user, or a user's new password."""
-        id = self.ids.setdefault(login, len(self.ids) + 1)
-        record = {
-            "id": id,
-            "login": login,
-            "firstname": login.title(),
-            "lastname": "X",
-            "uid": UID_POOLS[group].first + id,
-            "group": group.value,
-            "shell": "/bin/bash",
-            "revision": 1,
-            "hash": None if password is None else hashed(password),
-            "keys": [],
-        }
-        httpx2.put(f"{self.udb.http}/users/{login}", json=record).raise_for_status()
+        """A new user of udb, or a user's new password."""
+        with Udb(self.udb.unix) as udb:
+            if login in self.ids:
+                udb.change(self.ids[login], UserPatch(password=password))
+            else:
+                self.ids[login] = udb.create(NewUser(login=login, group=group, password=password)).id
 
     def no_user(self, login: str) -> None:
         """A user is deleted."""
-        httpx2.delete(f"{self.udb.http}/users/{login}").raise_for_status()
+        with Udb(self.udb.unix) as udb:
+            udb.delete(self.ids.pop(login))
 
     def token(self, name: str, start: int = 0) -> str:
         """What a machine has of a boot."""
@@ -191,20 +177,14 @@ def serving_presence(folder: Path, mdb: str, udb: str) -> Iterator[Service]:
 
 
 @contextlib.contextmanager
-def serving_udb(folder: Path) -> Iterator[Service]:
-    """An owner of users, with none."""
-    own = folder / "udb"
-    own.mkdir(exist_ok=True)
-    with activated(own, [*UDB, str(own)]) as service:
-        yield service
-
-
-@contextlib.contextmanager
 def serving(folder: Path) -> Iterator[Hall]:
     """All three, whose presence is not new any more."""
-    other = folder / "mdb"
-    other.mkdir(exist_ok=True)
-    with mdb_rig.serving(other, f"sqlite:///{other}/mdb.db") as mdb, serving_udb(folder) as udb:
+    for name in ("mdb", "udb"):
+        (folder / name).mkdir(exist_ok=True)
+    with (
+        mdb_rig.serving(folder / "mdb", f"sqlite:///{folder}/mdb/mdb.db") as mdb,
+        udb_rig.serving(folder / "udb") as udb,
+    ):
         with serving_presence(folder, mdb.unix, udb.unix):
             pass  # a database that is new lets nobody begin
         with serving_presence(folder, mdb.unix, udb.unix) as presence:
