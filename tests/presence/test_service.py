@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from services.common import main
 from services.common.users import UID_POOLS, UserGroup
 from services.mdb.client import Mdb
 from services.mdb.schema import MachineType
@@ -245,3 +249,29 @@ def test_the_feed_tells_of_each_session(hall: Hall) -> None:
     for part in ('"login":"alice"', '"hostname":"p1"', f'"machine":{hall.machines["p1"].id}', '"since":'):
         assert part in created
     assert float(created.partition('"since":')[2].rstrip("}")) >= began - 1
+
+
+def command(hall: Hall, *words: str) -> tuple[int, str]:
+    """Exit code and output of `backline presence`."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = main.backline(["presence", *words, "--address", hall.presence.unix])
+    return code, out.getvalue()
+
+
+def test_the_command_lists_and_ends_sessions(hall: Hall) -> None:
+    hall.logs_in("p1", "alice")
+    code, text = command(hall, "list")
+    assert (code, text.split()[:5]) == (0, ["LOGIN", "MACHINE", "SINCE", "alice", "p1"])
+    assert command(hall, "logout", "alice") == (0, "")
+    assert json.loads(command(hall, "list", "--json")[1])["sessions"] == []
+    hall.beats(("p1", ["alice"]))
+    assert hall.where() == {}, "whoever was logged out by root is not believed by a heartbeat"
+
+
+def test_a_developer_pretends_a_session_that_ends_with_the_command(hall: Hall) -> None:
+    code, text = command(hall, "fake", "otto", "p1", "--mdb", hall.mdb.unix, "--seconds", "0.2")
+    assert (code, text) == (0, "otto is logged in on p1, until Ctrl-C\n")
+    assert hall.where() == {}
+    code, text = command(hall, "fake", "mallory", "p1", "--mdb", hall.mdb.unix, "--seconds", "0.2")
+    assert "presence does not believe it" in text
