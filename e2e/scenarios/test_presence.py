@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from e2e import topology
+from e2e import netbooted, topology
 from e2e.lab import Lab
 from e2e.pool import Labs
 from services.common.users import UserGroup
@@ -34,13 +34,14 @@ pytestmark = [pytest.mark.full, pytest.mark.images]
 def lab(labs: Labs) -> Iterator[Lab]:
     labs.close()
     with Lab(topology.hall(seats=SEATS), settings=labs.settings, netboot=True, name="presence") as made:
+        netbooted.follow(made)
         made.start(seconds=300)
         gw = made["gw"]
         for name in SERVICES:
             gw.wait_for_unit(f"backline-{name}.service")
         with Udb(gw.service("udb")) as udb:
-            for login, group in (("alice", UserGroup.USER), ("bob", UserGroup.USER), ("otto", UserGroup.ORGA)):
-                udb.create(NewUser(login=login, group=group, password=SECRET))
+            for name, group in (("alice", UserGroup.USER), ("bob", UserGroup.USER), ("otto", UserGroup.ORGA)):
+                udb.create(NewUser(login=name, group=group, password=SECRET))
         for number in range(1, SEATS + 1):
             made[seat(number)].wait_until("a heartbeat", lambda: heard(made) >= SEATS, seconds=60)
         gw.wait_until("a warm database", lambda: login(made, 1, "alice")["reason"] != "early", seconds=60)
