@@ -92,7 +92,7 @@ def where(lab: Lab) -> dict[str, str]:
 
 def page(lab: Lab, number: int, **headers: str) -> tuple[int, str | None, str | None]:
     """Status of mdb's first page for a seat, and whom it knows there."""
-    answer = lab[seat(number)].http("GET", "http://192.168.1.254/", headers={"host": "mdb", **headers})
+    answer = lab[seat(number)].http("GET", "http://192.168.1.254/machines", headers={"host": "mdb", **headers})
     return answer.status_code, answer.headers.get("x-sso-user"), answer.headers.get("x-sso-status")
 
 

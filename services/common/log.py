@@ -171,4 +171,5 @@ def setup(identifier: str, *, level: int = logging.INFO, environ: Mapping[str, s
     root.setLevel(level)
     logging.getLogger("uvicorn.access").propagate = False  # the application logs requests itself, with their id
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # starting and stopping is the notifier's to tell
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # netboot alone would write a line a second
     return handler
