@@ -17,7 +17,7 @@ HOST_PACKAGES := aardvark-dns ca-certificates casync chromium curl dbus-daemon d
 	libnfs-utils libsystemd-dev netavark nftables openssh-client ovmf pamtester pkg-config podman procps python3 python3-dbusmock python3-dev \
 	python3-venv qemu-system-x86 rsync runc systemd systemd-container tcpdump util-linux zstd
 
-.PHONY: help setup images lan test test-full bench-build bench-lan bench-netboot bench-publish lock clean
+.PHONY: help setup images lan test test-full bench-build bench-lan bench-netboot bench-publish bench-identity lock clean
 
 help: ## show this help
 	@echo "Backline: a hall of diskless machines from reproducible images."
@@ -67,6 +67,9 @@ bench-netboot: setup images ## figures of mdb, DNS, DHCP and netboot, and of a m
 
 bench-publish: setup images ## figures of publishing, switches, hostd and rollouts, beside rsync, casync and scp
 	@$(BIN)/python -m benchmarks.publish
+
+bench-identity: setup ## figures of presence and single sign-on with a thousand seats
+	@$(BIN)/python -m benchmarks.identity
 
 lock: setup ## resolve the images' packages and wheels again (commit the result)
 	@$(BIN)/build lock --update

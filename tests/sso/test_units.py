@@ -1,4 +1,4 @@
-"""Single sign-on's units fit the code: where nginx asks, what it reads, and how little it may do."""
+"""Single sign-on's units fit the code: where nginx asks, and what it reads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from services.common.settings import read
 from services.hall import edge
 from services.hall.render import SSO, Identity, render
 from services.sso.schema import Settings
-from tests.common.exposure import exposure
 from tests.hall.halls import changed, parse
 
 UNITS = Path(__file__).parents[2] / "units"
@@ -42,7 +41,3 @@ def test_without_overrides_there_are_none(tmp_path: Path) -> None:
 def test_what_it_remembers_ends_with_the_boot_of_gw() -> None:
     assert f"RuntimeDirectory={Settings().memory.removeprefix('/run/')}\n" in SERVICE.read_text()
     assert "RuntimeDirectoryPreserve=yes\n" in SERVICE.read_text()
-
-
-def test_it_is_little_exposed() -> None:
-    assert exposure(SERVICE) < 3.0
