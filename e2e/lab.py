@@ -33,7 +33,7 @@ from e2e import halls, limits, published, registration, registry, serial, stand_
 from e2e.backend import UNIT_FAILED, Backend
 from e2e.capabilities import Capability, Found, probe
 from e2e.journal import Entry, Journal
-from e2e.netbooted import netboot_says
+from e2e.netbooted import netboot_says, version_of
 from e2e.network import Network
 from e2e.node import WAIT, Node, WaitFailed, dumped_core
 from e2e.nspawn import NspawnBackend
@@ -400,13 +400,16 @@ class Lab:
         """Every node in short, for people and scripts."""
         rows: list[dict[str, object]] = []
         for node in self.nodes.values():
+            version, addresses = node.booted.get("version", ""), node.addresses if node.running else []
+            if node.ready and node.spec.backend == "qemu" and node.name in self.machines:  # its kernel tells us nothing
+                version, addresses = version_of(self, node), [str(self.machines[node.name].ip)]
             rows.append(
                 {
                     "name": node.name,
                     "state": node.state,
                     "role": node.spec.role,
-                    "version": node.booted.get("version", ""),
-                    "addresses": node.addresses if node.running else [],
+                    "version": version,
+                    "addresses": addresses,
                     "seconds": node.seconds_to_ready,
                     "starts": node.starts,
                     "segments": [cable.segment for cable in self.network.cables(node.name)],

@@ -21,7 +21,7 @@ import httpx2
 
 from e2e.stand_ins import Credentials, file_line
 from e2e.topology import mac_of
-from services.common.errors import HostError, UsageError
+from services.common.errors import BacklineError, HostError, UsageError
 
 if TYPE_CHECKING:
     from e2e.lab import Lab
@@ -101,6 +101,20 @@ def follow(lab: Lab) -> None:
     lab.joins = join
     for node in lab.nodes.values():
         join(node)
+
+
+def version_of(lab: Lab, node: Node) -> str:
+    """Which version netboot had a seat boot last, also one with a kernel of its own; "" when nobody can say."""
+    from netboot.client import Netboot
+
+    if "gw" not in lab.nodes or not lab["gw"].ready:
+        return ""
+    try:
+        with Netboot(lab["gw"].service("netboot")) as client:
+            boots = client.boots(node.name, limit=1).boots
+    except BacklineError:
+        return ""
+    return boots[0].version or "" if boots else ""
 
 
 def _address(lab: Lab) -> str:

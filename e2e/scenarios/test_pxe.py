@@ -54,6 +54,8 @@ def booted(lab: Lab) -> None:
     with Netboot(gw.service("netboot")) as netboot:
         found = netboot.boots(SEAT).boots[0]
     assert (found.outcome, found.version, found.claimed_from) == (Outcome.BOOT, boot.ref.version, address(lab))
+    (row,) = [each for each in lab.status() if each["name"] == SEAT]
+    assert (row["version"], row["addresses"]) == (boot.ref.version, [address(lab)])
 
 
 def test_a_bios_client_gets_an_address_and_a_script_and_boots_the_version(lab: Lab) -> None:
