@@ -136,7 +136,7 @@ def reading(machine: Machine, path: str) -> Iterator[None]:
     assert {line for output in outputs for line in output[:-1]} == {whole}
     assert sum(len(output) - 1 for output in outputs) >= READERS
     assert [line for line in said if line.startswith("failed:")] == []
-    assert int(said[-1].removesuffix(" reads")) >= 100
+    assert int(said[-1].removesuffix(" reads")) >= 20  # each without caches, by an emulated processor
     by_clients = sum(len(output) - 1 for output in outputs)
     story.lab.journal.note("step", f"{by_clients} reads by NFS clients, and {said[-1]} of the machine's root")
 
