@@ -5,6 +5,7 @@ pystemd has both, but importing it costs 8 MB and a parser of XML; every service
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import stat
@@ -53,6 +54,25 @@ def _watchdog(environ: Mapping[str, str]) -> float | None:
         return None
     text = environ.get("WATCHDOG_USEC", "")
     return int(text) / 1_000_000 if text.isdecimal() and int(text) > 0 else None
+
+
+def inherited_socket(environ: MutableMapping[str, str], name: str) -> socket.socket | None:
+    """The one socket of that FileDescriptorName=, which is none to listen on; None when it was not passed.
+
+    It is taken out of what was passed: the last one takes its place there. To be asked before `inherited_listeners`.
+    """
+    pid, count = environ.get("LISTEN_PID", ""), environ.get("LISTEN_FDS", "")
+    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    if pid != str(os.getpid()) or not count.isdecimal() or name not in names[: int(count)]:
+        return None
+    place, last = names.index(name), int(count) - 1
+    taken = socket.socket(fileno=fcntl.fcntl(LISTEN_FDS_START + place, fcntl.F_DUPFD_CLOEXEC, 100))
+    if place != last:
+        os.dup2(LISTEN_FDS_START + last, LISTEN_FDS_START + place)
+    os.close(LISTEN_FDS_START + last)
+    names[place] = names[last]
+    environ["LISTEN_FDS"], environ["LISTEN_FDNAMES"] = str(last), ":".join(names[:last])
+    return taken
 
 
 def inherited_listeners(environ: MutableMapping[str, str]) -> list[Listener]:

@@ -72,7 +72,7 @@ class Link:
     private: bool = False
 
 
-SITES = (("overview", "Hall"), ("mdb", "Machines"), ("udb", "Users"), ("rollout", "Rollouts"))
+SITES = (("overview", "Hall"), ("map", "Map"), ("mdb", "Machines"), ("udb", "Users"), ("rollout", "Rollouts"))
 """Services of gw that have pages, in the order of the header, and what they are called there."""
 
 Handler = Callable[[Request], Awaitable[Response]]

@@ -165,3 +165,41 @@ document.addEventListener("htmx:beforeOnLoad", (event) => {
     stale(false);
   }
 });
+
+// What a stream tells (Server-Sent Events): elements that take the place of those with their ids.
+const SILENCE = 25_000;
+
+function takeParts(text) {
+  const box = document.createElement("template");
+  box.innerHTML = text;
+  for (const child of [...box.content.children].flatMap((each) => (each.id ? [each] : [...each.children]))) {
+    const old = document.getElementById(child.id);
+    if (!old || old.outerHTML === child.outerHTML) continue;
+    const focused = old.contains(document.activeElement) && old.querySelector("a");
+    old.replaceWith(child);
+    if (focused) child.querySelector("a")?.focus({ preventScroll: true });
+  }
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  const live = document.querySelector("[data-events]");
+  if (!live) return;
+  let silence;
+  const alive = () => {
+    heard = new Date();
+    stale(false);
+    clearTimeout(silence);
+    silence = setTimeout(() => stale(true), SILENCE);
+  };
+  const source = new EventSource(live.dataset.events);
+  source.addEventListener("parts", (event) => {
+    takeParts(event.data);
+    alive();
+  });
+  source.addEventListener("beat", alive);
+  source.addEventListener("again", () => location.reload());
+  source.addEventListener("error", () => {
+    clearTimeout(silence);
+    silence = setTimeout(() => stale(true), source.readyState === EventSource.CLOSED ? 0 : 6_000);
+  });
+});
