@@ -24,6 +24,7 @@ from netboot.boots import Boots
 from netboot.heartbeats import Beat, Heartbeats
 from netboot.machines import Known
 from netboot.models import BootRow
+from netboot.passing import Passing
 from netboot.schema import Health, Seats, Settings
 from netboot.store import Store
 from services.common.access import Access
@@ -43,8 +44,8 @@ class Crowd(Heartbeats):
 
     folder = Path()
 
-    def __init__(self, boots: Boots) -> None:
-        super().__init__(boots)
+    def __init__(self, boots: Boots, passing: Passing | None = None) -> None:
+        super().__init__(boots, passing)
         self.runs: dict[int, str] = {}
 
     def seats(self, machines: Any, version: str | None) -> Seats:
