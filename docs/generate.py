@@ -772,6 +772,54 @@ def _udb_settings() -> str:
     return settings.reference(Settings, "udb")
 
 
+def openapi_of_firewall() -> dict[str, object]:
+    """The document that the firewall's service serves as /openapi.json."""
+    from services.common import openapi
+    from services.common.access import Access
+    from services.firewall.app import make_app
+    from services.firewall.schema import Settings
+    from services.firewall.work import make_worker
+
+    return openapi.document(make_app(make_worker(Settings()), Access()).operations, title="firewall", version="")
+
+
+def _firewall_parser() -> argparse.ArgumentParser:
+    from services.firewall import cli
+
+    return cli.parser("backline firewall")
+
+
+def _firewall_settings() -> str:
+    from services.common import settings
+    from services.firewall.schema import Settings
+
+    return settings.reference(Settings, "firewall")
+
+
+def openapi_of_usermap() -> dict[str, object]:
+    """The document that the map serves as /openapi.json."""
+    from services.common import openapi
+    from services.common.access import Access
+    from services.usermap.app import make_app
+    from services.usermap.schema import Settings
+    from services.usermap.watch import Watch
+
+    return openapi.document(make_app(Watch(Settings()), Access()).operations, title="usermap", version="")
+
+
+def _usermap_parser() -> argparse.ArgumentParser:
+    from services.usermap import cli
+
+    return cli.parser("backline usermap")
+
+
+def _usermap_settings() -> str:
+    from services.common import settings
+    from services.usermap.schema import Settings
+
+    return settings.reference(Settings, "usermap")
+
+
 def openapi_of_overview() -> dict[str, object]:
     """The document that the overview serves as /openapi.json."""
     from services.common import openapi
@@ -1009,6 +1057,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "identity-settings": _identity_settings,
     "supervisor-routes": lambda: _routes(openapi_of_supervisor()),
     "supervisor-settings": _supervisor_settings,
+    "firewall-commands": lambda: command_text(_firewall_parser(), depth=3),
+    "firewall-routes": lambda: _routes(openapi_of_firewall()),
+    "firewall-settings": _firewall_settings,
     "login-commands": lambda: command_text(_login_parser(), depth=3),
     "machine-commands": lambda: command_text(_machine_parser(), depth=3),
     "mdb-commands": lambda: command_text(_mdb_parser(), depth=3),
@@ -1027,6 +1078,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rollout-routes": lambda: _routes(openapi_of_rollout()),
     "rollout-settings": _rollout_settings,
     "publish-commands": lambda: command_text(_publish_parser(), depth=3),
+    "usermap-commands": lambda: command_text(_usermap_parser(), depth=3),
+    "usermap-routes": lambda: _routes(openapi_of_usermap()),
+    "usermap-settings": _usermap_settings,
     "root-commands": lambda: command_text(_roots_parser(), depth=3),
     "root-routes": lambda: _routes(openapi_of_roots()),
     "root-settings": _roots_settings,

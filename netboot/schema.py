@@ -65,7 +65,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reader_groups: Annotated[
         list[str],
         Meta(description="groups whose members may see boots, logs and unknown machines over the unix socket"),
-    ] = msgspec.field(default_factory=lambda: ["backline-mdb", "backline-overview"])
+    ] = msgspec.field(default_factory=lambda: ["backline-mdb", "backline-overview", "backline-usermap"])
     access: AccessSettings = AccessSettings()
     options: Annotated[
         str,

@@ -48,6 +48,8 @@ class Site:
 
     name: str
     bodies: str
+    service: str = ""
+    """Whose socket it is, where that is not called as the site."""
     aliens: bool = False
     addresses: bool = False
     """Whether it is there under gw's addresses as well."""
@@ -69,6 +71,7 @@ SITES = (
     Site("rollout", "1m"),
     Site("overview", "1m"),
     Site("presence", "1m"),
+    Site("map", "1m", service="usermap"),
 )
 """As the applications of mdb and udb allow 16 MiB for an import, the depot 64 MiB for a piece of a file, and all others
 the megabyte of `services.common.app`.
@@ -78,10 +81,10 @@ the megabyte of `services.common.app`.
 def servers(hall: Hall, *, tls: bool) -> str:
     """nginx's servers for a hall; with `tls`, for its certificate as well."""
     blocks = [
-        f"upstream {name} {{\n    server unix:/run/backline/{name}.sock;\n    keepalive 32;\n"
+        f"upstream {name} {{\n    server unix:/run/backline/{service}.sock;\n    keepalive 32;\n"
         # Shorter than the 30 s after which a service closes it: who is first must be nginx.
         "    keepalive_timeout 20s;\n}\n"
-        for name in (*(site.name for site in SITES), SSO)
+        for name, service in (*((site.name, site.service or site.name) for site in SITES), (SSO, SSO))
     ]
     blocks.append(_block("map $sso_answer $sso_status", ['"" unavailable;', "default $sso_answer;"]))
     blocks.append(_nowhere("80 default_server", tls=False))

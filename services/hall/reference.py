@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import Enum
 
-from msgspec import inspect
+from msgspec import NODEFAULT, inspect
 
 from services.hall.schema import Hall
 
@@ -66,6 +67,10 @@ def _default(field: inspect.Field) -> str:
     if field.default is None:
         return "none"
     value = field.default
+    if value is NODEFAULT and field.default_factory is not NODEFAULT:
+        value = field.default_factory()
+    if isinstance(value, list) and value:
+        return ", ".join(f"`{each.value if isinstance(each, Enum) else each}`" for each in value)
     if isinstance(value, str):
         return f"`{value}`"
     if isinstance(value, bool):

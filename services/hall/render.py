@@ -25,6 +25,7 @@ from services.hall import (
     for_depot,
     for_dhcp,
     for_dns,
+    for_firewall,
     for_identity,
     for_mdb,
     for_netboot,
@@ -34,6 +35,7 @@ from services.hall import (
     for_sso,
     for_state,
     for_udb,
+    for_usermap,
     keys,
 )
 from services.hall.schema import Administrator, AdministratorRole, Hall, Host, Method, Nic, Purpose
@@ -49,6 +51,7 @@ CA = "/run/backline/ca.pem"
 DEPOT = "/run/backline/depot.toml"
 DHCP = "/run/backline/dhcp.toml"
 DNS = "/run/backline/dns.toml"
+FIREWALL = "/run/backline/firewall.toml"
 MDB = "/run/backline/mdb.toml"
 HOSTS = "/etc/hosts"
 LOCALTIME = "/etc/localtime"
@@ -62,6 +65,7 @@ ROLLOUT = "/run/backline/rollout.toml"
 OVERVIEW = "/run/backline/overview.toml"
 SSO = "/run/backline/sso.toml"
 ROOTS = "/run/backline/roots.toml"
+USERMAP = "/run/backline/usermap.toml"
 STATE = "/run/backline/state.toml"
 UDB = "/run/backline/udb.toml"
 IMAGE_LINKS = (HOSTS, LOCALTIME, LOCALE, KEYBOARD)
@@ -146,6 +150,7 @@ def render(hall: Hall, identity: Identity) -> dict[str, File]:
         files[DEPOT] = File(_HEADER + for_depot.settings(hall))
         files[DHCP] = File(_HEADER + for_dhcp.settings(hall))
         files[DNS] = File(_HEADER + for_dns.settings(hall))
+        files[FIREWALL] = File(_HEADER + for_firewall.settings(hall))
         files[MDB] = File(_HEADER + for_mdb.settings(hall))
         files[edge.CONFIGURATION] = File(edge.servers(hall, tls=identity.tls))
         files[NETBOOT] = File(_HEADER + for_netboot.settings(hall))
@@ -153,6 +158,7 @@ def render(hall: Hall, identity: Identity) -> dict[str, File]:
         files[ROLLOUT] = File(_HEADER + for_rollout.settings(hall))
         files[UDB] = File(_HEADER + for_udb.settings(hall))
         files[SSO] = File(_HEADER + for_sso.settings(hall))
+        files[USERMAP] = File(_HEADER + for_usermap.settings(hall))
     if identity.role == "rhfs":
         files[ROOTS] = File(_HEADER + for_roots.settings(hall, identity.hostname))
     if identity.role in ("gw", "rhfs"):

@@ -16,10 +16,11 @@ from msgspec import Meta
 
 from services.common.addresses import Range
 from services.common.signing import PublicKey, Signer
+from services.common.users import UserGroup
 
-OF_GW = ("ns", "netboot", "depot", "rollout", "overview", "udb", "presence")
+OF_GW = ("ns", "netboot", "depot", "rollout", "overview", "udb", "presence", "map")
 """Names that are gw's in every hall: DNS, what machines boot, where versions come from, how they get to seats, the page
-that shows all of it, who the users are, and whether somebody may log in.
+that shows all of it, who the users are, whether somebody may log in, and the map of the rooms.
 """
 
 
@@ -111,6 +112,17 @@ class Host(Table, frozen=True, kw_only=True):
         return next(address for nic in self.nics for address in nic.addresses.values())
 
 
+class Firewall(Table, frozen=True, kw_only=True):
+    """Who gets out of the hall."""
+
+    allowed_groups: Annotated[
+        list[UserGroup],
+        about(
+            "Groups of users whose seats get out: `user`, `orga`, `root`; organizers' machines and servers always do."
+        ),
+    ] = msgspec.field(default_factory=lambda: list(UserGroup))
+
+
 class Upstream(Table, frozen=True, kw_only=True):
     """The way out of the hall; absent where there is none."""
 
@@ -182,6 +194,7 @@ class Hall(Table, frozen=True, kw_only=True):
     upstream: Annotated[Upstream | None, about("The way out.")] = None
     administrators: Annotated[list[Administrator], about("Who may do everything.")] = []
     sso: Annotated[Sso, about("Who is known to pages by the machine.")] = Sso()
+    firewall: Annotated[Firewall, about("Who gets out.")] = Firewall()
 
     def network_for(self, purpose: Purpose) -> tuple[str, Network] | None:
         """The network that has a range for `purpose`, with its name."""

@@ -33,7 +33,7 @@ def test_the_proposal_gives_the_names_of_the_first_system(tmp_path: Path) -> Non
     found = forward(settings(tmp_path))
     assert {found[name] for name in ("gw", "mdb", "ns", "netboot", "ntp")} == {"192.168.1.254"}
     assert (found["rfs0"], found["rfs1"], found["rhfs01-1"]) == ("192.168.1.10", "192.168.1.11", "192.168.1.11")
-    assert found["map"] == "192.168.1.100"
+    assert found["map"] == "192.168.1.254"
 
 
 def test_nothing_of_a_hall_is_left_out(tmp_path: Path) -> None:
