@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 SUMMARY = "a whole hall on this machine, in containers: start it, look around, break it"
 HOSTD = 20210
 PAGES: dict[str, tuple[int | str, ...]] = {
-    "gw": ("overview", "mdb", "udb", "rollout", HOSTD),
+    "gw": ("overview", "usermap", "mdb", "udb", "rollout", HOSTD),
     "rhfs": (HOSTD,),
     "web": (HOSTD,),
 }
 """What `up` makes reachable from the host, by role."""
 _DOORS = {
     "overview": "the hall at a glance: hosts, seats, what they run, what wants attention",
+    "usermap": "the rooms: who sits where, which seats are free, faulty, silent",
     "mdb": "machines of the hall (mdb); change one, and DNS and DHCP follow",
     "udb": "users of the hall (udb): who logs in, and passwords to give back",
     "rollout": "rollouts, as they move",
