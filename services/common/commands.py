@@ -7,11 +7,12 @@ it reaches a terminal: `table` does it by itself.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from services.common.errors import Exit
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from services.common.formats import Format
 
 T = TypeVar("T")
+N = TypeVar("N")
 Run = Callable[[argparse.Namespace], int]
 
 
@@ -161,3 +163,65 @@ def format_of(name: str | None, file: Path | None, *, area: str, usual: Format |
     if found is None:
         raise UsageError(f"{area}.format", f"is {file} CSV, JSON or YAML?", hint="--format csv")
     return found
+
+
+class Chooser(Protocol[N]):
+    """How a command finds what its words mean."""
+
+    @property
+    def what(self) -> str:
+        """What people call one record, which is also the area of error codes: `machine`."""
+        ...
+
+    def asks(self, word: str) -> bool:
+        """Whether a word is one of a query."""
+        ...
+
+    def one(self, name: str) -> N:
+        """The record of a name. Raises RemoteError."""
+        ...
+
+    def found(self, query: str) -> Sequence[N]:
+        """What a query finds."""
+        ...
+
+    def key(self, record: N) -> int:
+        """Its id."""
+        ...
+
+    def names(self, record: N) -> Sequence[str]:
+        """Every name of a range that means it."""
+        ...
+
+
+def chosen(chooser: Chooser[N], words: Sequence[str], *, area: str) -> list[N]:
+    """The records that are meant, in the order of `words`: names and ranges, each of which has to be there; or, when
+    all words are `field:value`, those that a query finds.
+
+    Raises MissingError("WHAT.unknown"), UsageError("AREA.choice").
+    """
+    from services.common.errors import MissingError, UsageError
+    from services.common.ranges import expand
+
+    asked = [word for word in words if chooser.asks(word)]
+    if asked and len(asked) < len(words):
+        raise UsageError(f"{area}.choice", "either names and ranges, or a query of field:value words; not both")
+    if asked:
+        found = chooser.found(shlex.join(words))
+        if not found:
+            raise MissingError(f"{chooser.what}.unknown", f"no {chooser.what} has {' '.join(words)}")
+        return list(found)
+    records: dict[int, N] = {}
+    for word in words:
+        names = expand(word)
+        if len(names) == 1:
+            each = chooser.one(names[0])
+            records.setdefault(chooser.key(each), each)
+            continue
+        by_name = {name: each for each in chooser.found(word) for name in chooser.names(each)}
+        if absent := [name for name in names if name not in by_name]:
+            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+            raise MissingError(f"{chooser.what}.unknown", f"there is no {chooser.what} {', '.join(absent[:5])}{more}")
+        for name in names:
+            records.setdefault(chooser.key(by_name[name]), by_name[name])
+    return list(records.values())

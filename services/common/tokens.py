@@ -12,17 +12,16 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-import os
 import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
 from enum import Enum
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from services.common.credentials import read_credential
 from services.common.errors import AccessError, HostError
 
 CREDENTIAL = "access.key"
@@ -75,13 +74,8 @@ class Tokens:
     @classmethod
     def of_this_service(cls, environ: Mapping[str, str] | None = None) -> Tokens | None:
         """With the key in the systemd credential access.key; None without that. Raises HostError("auth.key")."""
-        folder = (os.environ if environ is None else environ).get("CREDENTIALS_DIRECTORY")
-        try:
-            return cls(Path(folder, CREDENTIAL).read_bytes()) if folder else None
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise HostError("auth.key", f"the key for tokens cannot be read: {error.strerror}") from error
+        key = read_credential(CREDENTIAL, code="auth.key", what="the key for tokens", environ=environ)
+        return None if key is None else cls(key)
 
     def mint(self, kind: Kind, claims: Claims, *, seconds: int) -> str:
         """A token of `kind` that is good for `seconds` from now; `expires` and `id` of the claims are filled in."""

@@ -12,12 +12,11 @@ import base64
 import binascii
 import ctypes
 import functools
-import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
+from services.common.credentials import read_credential
 from services.common.errors import HostError, IntegrityError
 
 CREDENTIAL = "udb.key"
@@ -40,13 +39,8 @@ class Seal:
     @classmethod
     def of_this_service(cls, environ: Mapping[str, str] | None = None) -> Seal | None:
         """With the key in the systemd credential udb.key; None without that. Raises HostError("udb.key")."""
-        folder = (os.environ if environ is None else environ).get("CREDENTIALS_DIRECTORY")
-        try:
-            return cls(Path(folder, CREDENTIAL).read_bytes()) if folder else None
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise HostError("udb.key", f"the key for passwords cannot be read: {error.strerror}") from error
+        key = read_credential(CREDENTIAL, code="udb.key", what="the key for passwords", environ=environ)
+        return None if key is None else cls(key)
 
     def close(self, password: str, *, user: int) -> str:
         """`password` sealed for the user with that id, as a text."""

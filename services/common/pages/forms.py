@@ -13,10 +13,11 @@ from email.parser import BytesParser
 from email.policy import HTTP
 from urllib.parse import parse_qs
 
+import msgspec
 from starlette.requests import Request
 
 from services.common.edge import BODY_SECONDS
-from services.common.errors import UsageError
+from services.common.errors import BacklineError, BusyError, UsageError
 
 FIELDS_MAX = 50_000
 
@@ -62,6 +63,30 @@ async def read_form(request: Request) -> Form:
     except ValueError as error:  # UnicodeDecodeError too
         raise UsageError("request.syntax", "this is not a form in UTF-8") from error
     return Form({name: [_lines(value) for value in values] for name, values in fields.items()})
+
+
+def was_of(form: Form) -> dict[str, str]:
+    """The texts that a form's fields began with, as its hidden field `was` brings them back.
+
+    Raises UsageError("request.syntax").
+    """
+    try:
+        return msgspec.json.decode(form.raw("was") or "{}", type=dict[str, str])
+    except msgspec.DecodeError as error:
+        raise UsageError("request.syntax", "the form is not one of ours") from error
+
+
+def revision_of(form: Form) -> int:
+    """The revision at which a form showed its record. Raises UsageError("request.syntax")."""
+    value = form.text("match")
+    if not (value.isascii() and value.isdigit() and len(value) < 19):
+        raise UsageError("request.syntax", f"the form's revision is {value or 'missing'}")
+    return int(value)
+
+
+def refused(error: BacklineError) -> int:
+    """The status of a page whose form was refused."""
+    return 409 if isinstance(error, BusyError) else 422
 
 
 def _parts(content_type: str, content: bytes) -> dict[str, list[str]]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Sequence
 
-from services.common.errors import MissingError, UsageError
+from services.common import commands
 from services.common.names import normal_mac
-from services.common.ranges import expand
 from services.mdb.client import SOCKET, Mdb
 from services.mdb.schema import Machine
 
@@ -21,43 +19,41 @@ def client(arguments: argparse.Namespace, *, seconds: float = 30.0) -> Mdb:
 
 
 def chosen(mdb: Mdb, words: Sequence[str]) -> list[Machine]:
-    """The machines that are meant, in the order of `words`: names, MACs, addresses, ids and host ranges, each of which
-    has to be there; or, when all words are `field:value`, those that a query finds.
+    """The machines that are meant: names, MACs, addresses, ids and ranges, or a query.
 
-    Raises MissingError("machine.unknown"), UsageError("mdb.choice").
+    Raises as `services.common.commands.chosen`.
     """
-    asked = [word for word in words if _is_query(word)]
-    if asked and len(asked) < len(words):
-        raise UsageError("mdb.choice", "either names and ranges, or a query of field:value words; not both")
-    if asked:
-        found = mdb.machines(shlex.join(words)).machines
-        if not found:
-            raise MissingError("machine.unknown", f"no machine has {' '.join(words)}")
-        return found
-    machines: dict[int, Machine] = {}
-    for word in words:
-        names = expand(word)
-        if len(names) == 1:
-            each = mdb.machine(names[0])
-            machines.setdefault(each.id, each)
-            continue
-        by_name = {name: each for each in mdb.machines(word).machines for name in (each.hostname, *each.aliases)}
-        if absent := [name for name in names if name not in by_name]:
-            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
-            raise MissingError("machine.unknown", f"there is no machine {', '.join(absent[:5])}{more}")
-        for name in names:
-            machines.setdefault(by_name[name].id, by_name[name])
-    return list(machines.values())
+    return commands.chosen(_Machines(mdb), words, area="mdb")
 
 
-def _is_query(word: str) -> bool:
-    if word.startswith("-"):
-        return True
-    try:
-        normal_mac(word)
-    except ValueError:
-        return ":" in word
-    return False
+class _Machines:
+    """How words mean machines."""
+
+    what = "machine"
+
+    def __init__(self, mdb: Mdb) -> None:
+        self.mdb = mdb
+
+    def asks(self, word: str) -> bool:
+        if word.startswith("-"):
+            return True
+        try:
+            normal_mac(word)
+        except ValueError:
+            return ":" in word
+        return False
+
+    def one(self, name: str) -> Machine:
+        return self.mdb.machine(name)
+
+    def found(self, query: str) -> Sequence[Machine]:
+        return self.mdb.machines(query).machines
+
+    def key(self, record: Machine) -> int:
+        return record.id
+
+    def names(self, record: Machine) -> Sequence[str]:
+        return [record.hostname, *record.aliases]
 
 
 TELLING = ("hostname", "name", "mac", "chassis", "ip")

@@ -12,9 +12,9 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute
 
 from services.common.edge import read_query
-from services.common.errors import BacklineError, BusyError, UsageError
+from services.common.errors import BacklineError, UsageError
 from services.common.pages import Page, Pages
-from services.common.pages.forms import Form, read_form
+from services.common.pages.forms import Form, read_form, refused, revision_of, was_of
 from services.common.records import id_of
 from services.mdb.pages import editing, listing
 from services.mdb.pages.facts import Source, ask
@@ -98,7 +98,7 @@ class MachinePages:
         """Take a form. What somebody changed meanwhile is shown, not overwritten."""
         actor = writer(request)
         form = await read_form(request)
-        mine, was, match = _mine(form), _was(form), revision_of(form)
+        mine, was, match = _mine(form), was_of(form), revision_of(form)
         machine = await asyncio.to_thread(self.store.machine, id_of(request))
         if machine.revision != match:
             return await self._contested(request, machine, form, mine=mine, was=was)
@@ -112,7 +112,7 @@ class MachinePages:
                 machine = await asyncio.to_thread(self.store.machine, machine.id)
                 return await self._contested(request, machine, form, mine=mine, was=was)
             return await self._form(
-                request, machine, mine=mine, errors=_errors(error), refusal=error, status=_refused(error)
+                request, machine, mine=mine, errors=_errors(error), refusal=error, status=refused(error)
             )
         return RedirectResponse(f"/machines/{machine.id}?done=saved", status_code=303)
 
@@ -145,7 +145,7 @@ class MachinePages:
         except editing.FieldsError as wrong:
             return await self._new(request, mine, errors=wrong.errors, status=422)
         except BacklineError as error:
-            return await self._new(request, mine, errors=_errors(error), refusal=error, status=_refused(error))
+            return await self._new(request, mine, errors=_errors(error), refusal=error, status=refused(error))
         return RedirectResponse(f"/machines/{made.id}?done=added", status_code=303)
 
     async def code(self, request: Request) -> Response:
@@ -241,29 +241,10 @@ def suggestions(machines: Sequence[Machine]) -> dict[str, Any]:
 def _mine(form: Form) -> editing.Texts:
     """The fields of a form; where a choice between two people's values was made, the chosen one."""
     mine = {name: "\n".join(form.text(name).splitlines()) for name in editing.TITLES}
-    theirs = {name: value for name, value in _was(form).items() if form.text(f"take.{name}") == "theirs"}
+    theirs = {name: value for name, value in was_of(form).items() if form.text(f"take.{name}") == "theirs"}
     return mine | theirs
-
-
-def _was(form: Form) -> editing.Texts:
-    try:
-        return msgspec.json.decode(form.raw("was") or "{}", type=dict[str, str])
-    except msgspec.DecodeError as error:
-        raise UsageError("request.syntax", "the form is not one of ours") from error
-
-
-def revision_of(form: Form) -> int:
-    """The revision at which a form showed its record. Raises UsageError("request.syntax")."""
-    value = form.text("match")
-    if not (value.isascii() and value.isdigit() and len(value) < 19):
-        raise UsageError("request.syntax", f"the form's revision is {value or 'missing'}")
-    return int(value)
 
 
 def _errors(error: BacklineError) -> dict[str, str]:
     field = editing.field_of(error)
     return {field: error.message} if field else {}
-
-
-def _refused(error: BacklineError) -> int:
-    return 409 if isinstance(error, BusyError) else 422

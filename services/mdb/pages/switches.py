@@ -14,10 +14,10 @@ from starlette.routing import BaseRoute
 from services.common.codec import convert
 from services.common.errors import BacklineError, BusyError
 from services.common.pages import Page, Pages
-from services.common.pages.forms import Form, read_form
+from services.common.pages.forms import Form, read_form, revision_of
 from services.common.records import id_of
 from services.mdb.pages import editing
-from services.mdb.pages.machines import revision_of, suggestions
+from services.mdb.pages.machines import suggestions
 from services.mdb.pages.people import writer
 from services.mdb.schema import NewSwitch, Switch, SwitchPatch
 from services.mdb.store import Store

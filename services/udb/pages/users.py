@@ -11,9 +11,9 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute
 
 from services.common.edge import read_query
-from services.common.errors import BacklineError, BusyError, UsageError
+from services.common.errors import BacklineError, UsageError
 from services.common.pages import Page, Pages
-from services.common.pages.forms import Form, read_form
+from services.common.pages.forms import Form, read_form, refused, revision_of, was_of
 from services.common.pages.listing import SIZES, address
 from services.common.records import id_of
 from services.common.ssh_keys import fingerprint
@@ -109,7 +109,7 @@ class UserPages:
         """Take a form. What somebody changed meanwhile stays, unless one changed it too; that is asked again."""
         person = writer(request)
         form = await read_form(request)
-        mine, was, match = _mine(form), _was(form), revision_of(form)
+        mine, was, match = _mine(form), was_of(form), revision_of(form)
         user = await asyncio.to_thread(self.store.user, person, id_of(request))
         try:
             patch = editing.patch(mine, was, password=form.raw("password"), secret=form.text("secret"))
@@ -122,7 +122,7 @@ class UserPages:
                 mine = editing.merged(mine, was, editing.texts(user))
             errors = _errors(error)
             return await self._form(
-                request, person, user, mine=mine, errors=errors, refusal=error, status=_refused(error)
+                request, person, user, mine=mine, errors=errors, refusal=error, status=refused(error)
             )
         return RedirectResponse(f"/users/{user.id}?done=saved", status_code=303)
 
@@ -142,7 +142,7 @@ class UserPages:
         except editing.FieldsError as wrong:
             return await self._new(request, mine, errors=wrong.errors, status=422)
         except BacklineError as error:
-            return await self._new(request, mine, errors=_errors(error), refusal=error, status=_refused(error))
+            return await self._new(request, mine, errors=_errors(error), refusal=error, status=refused(error))
         return RedirectResponse(f"/users/{made.id}?done=added", status_code=303)
 
     async def doomed(self, request: Request) -> Response:
@@ -212,25 +212,6 @@ def _mine(form: Form) -> editing.Texts:
     return {name: "\n".join(form.text(name).splitlines()) for name in editing.FIELDS}
 
 
-def _was(form: Form) -> editing.Texts:
-    try:
-        return msgspec.json.decode(form.raw("was") or "{}", type=dict[str, str])
-    except msgspec.DecodeError as error:
-        raise UsageError("request.syntax", "the form is not one of ours") from error
-
-
-def revision_of(form: Form) -> int:
-    """The revision at which a form showed its record. Raises UsageError("request.syntax")."""
-    value = form.text("match")
-    if not (value.isascii() and value.isdigit() and len(value) < 19):
-        raise UsageError("request.syntax", f"the form's revision is {value or 'missing'}")
-    return int(value)
-
-
 def _errors(error: BacklineError) -> dict[str, str]:
     field = editing.field_of(error)
     return {field: error.message} if field else {}
-
-
-def _refused(error: BacklineError) -> int:
-    return 409 if isinstance(error, BusyError) else 422
