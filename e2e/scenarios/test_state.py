@@ -32,6 +32,8 @@ from services.mdb.client import Mdb
 from services.mdb.schema import Machine, MachineType, NewMachine
 from services.seat.heartbeat import LONGEST
 from services.state.schema import State
+from services.udb.client import Udb
+from services.udb.schema import NewUser, User
 
 SEAT, READERS, SIZE = "pas-r01p01", 6, 1_000_000
 LIMIT = 300.0
@@ -47,6 +49,8 @@ class Told:
     """What gw's services answer."""
 
     machines: list[Machine]
+    users: list[User]
+    passwords: list[str | None]
     channels: list[Channel]
     pins: list[Pin]
     history: list[ChannelChange]
@@ -78,9 +82,16 @@ def story(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Story:
 
 def told(lab: Lab) -> Told:
     gw = lab["gw"]
-    with Mdb(gw.service("mdb")) as mdb, Netboot(gw.service("netboot")) as netboot, Depot(gw.service("depot")) as depot:
+    with (
+        Mdb(gw.service("mdb")) as mdb,
+        Udb(gw.service("udb")) as udb,
+        Netboot(gw.service("netboot")) as netboot,
+        Depot(gw.service("depot")) as depot,
+    ):
         return Told(
             machines=mdb.machines().machines,
+            users=udb.users().users,
+            passwords=[each.password for each in udb.sheet().people],
             channels=netboot.channels().channels,
             pins=netboot.pins().pins,
             history=netboot.channel_history("stable").changes,
@@ -136,6 +147,8 @@ def test_gw_is_lost_and_restored_while_a_seat_keeps_its_root(
         netboot.pin(PinKind.ROOM, "exile", NewPin(version=first.version, why="an old projector"))
         netboot.switch_channel("exam", NewPointer(version=first.version, why="the exam"))
         netboot.switch_channel("exam", NewPointer(version=second.version, why="on trial", commit_within=3600))
+    with Udb(gw.service("udb")) as udb:
+        udb.create(NewUser(login="paper", generate=True))
     gw.wait_until("the name of the machine", lambda: bool(questions.resolve(lab, lab["rhfs01"], "paper.prolo")))
     name = saved(lab)
     before = told(lab)

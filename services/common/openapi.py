@@ -33,6 +33,9 @@ def document(operations: Iterable[Operation], *, title: str, version: str, descr
     types: list[object] = [problem.Problem, *named]
     schemas, components = json_schemas(types)
     schema_of = dict(zip(types, schemas, strict=True))
+    for query in {each.query: None for each in operations if each.query}:  # an enum of a parameter is a component
+        _, more = json_schemas([query])
+        components |= {name: schema for name, schema in more.items() if name != query.__name__}
     paths: dict[str, dict[str, object]] = {}
     for each in operations:
         path = _PARAMETER.sub(lambda found: "{" + found["name"] + "}", each.path)

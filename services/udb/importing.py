@@ -230,7 +230,7 @@ def plan(
             elif (first := meant.setdefault(found.id, wish)) is not wish:
                 mistakes.add("import.twice", f"{found.login} again, as in {first.place()}", where=wish.place())
             else:
-                planned.append(Planned(wish.line, Update(found.id, _patch(wish), found.revision)))
+                _add(planned, mistakes, wish, lambda: Update(found.id, _patch(wish), found.revision))  # noqa: B023
             continue
         if wish.login and wish.site_id is None:
             if (first := named.setdefault(wish.login, wish)) is not wish:
@@ -244,18 +244,28 @@ def plan(
                 mistakes.add("import.login", message, where=wish.place(), hint="give one: format logins, or `udb add`")
                 continue
             login = people.logins.free(base)
-        new = NewUser(
-            login=login,
-            firstname=wish.firstname,
-            lastname=wish.lastname,
-            group=group,
-            password=wish.password,
-            generate=generate and wish.password is None,
-            site_id=wish.site_id,
-        )
-        planned.append(Planned(wish.line, Create(new)))
+        new = {
+            "login": login,
+            "firstname": wish.firstname,
+            "lastname": wish.lastname,
+            "group": group.value,
+            "password": wish.password,
+            "generate": generate and wish.password is None,
+            "site_id": wish.site_id,
+        }
+        _add(planned, mistakes, wish, lambda: Create(convert(new, NewUser)))  # noqa: B023
     mistakes.check()
     return planned
+
+
+def _add(planned: list[Planned], mistakes: Mistakes, wish: Wish, edit: Callable[[], Create | Update]) -> None:
+    """Plan an edit, if what its line says can be a user's."""
+    try:
+        planned.append(Planned(wish.line, edit()))
+    except msgspec.ValidationError as error:
+        message, _, place = str(error).partition(" - at `$.")
+        field = place.rstrip("`")
+        mistakes.add("import.value", f"{field}: {message[:1].lower()}{message[1:]}", where=wish.place())
 
 
 class _People:

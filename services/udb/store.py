@@ -9,6 +9,7 @@ stays true until it commits, on both databases. Every refusal is one of the hous
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from services.common.database import Database, violated
 from services.common.errors import BusyError, HostError, MissingError
 from services.common.feed.wire import Item
 from services.common.history import Changed
-from services.common.users import UID_POOLS
+from services.common.users import LOGIN, UID_POOLS
 from services.common.yescrypt import hash_password
 from services.udb import history
 from services.udb.edits import (
@@ -50,6 +51,7 @@ from services.udb.writing import of_step, write
 
 __all__ = ["USERS", "Create", "Delete", "Edit", "Store", "Update"]
 
+_LOGIN = re.compile(LOGIN)
 MIGRATIONS = Path(__file__).parent / "migrations"
 _CLOCK: Callable[[], float] = time.time
 _SEVERAL = 8  # so many passwords are worth threads
@@ -127,9 +129,12 @@ class Store:
             return list(history.read(session, person.reads, topic=topic, key=key, before=before, limit=limit))
 
     def _find(self, session: Session, person: Person, name: int | str) -> Account:
-        column = UserRow.id if isinstance(name, int) else UserRow.login
-        value = name if isinstance(name, int) else name.lower()
-        id = session.scalar(select(UserRow.id).where(column == value))
+        if isinstance(name, int):
+            id = session.scalar(select(UserRow.id).where(UserRow.id == name))
+        elif _LOGIN.fullmatch(name.lower()):
+            id = session.scalar(select(UserRow.id).where(UserRow.login == name.lower()))
+        else:
+            id = None
         found = {} if id is None else load(session, [id], person.reads)
         if id is None or id not in found:
             raise MissingError("user.unknown", f"there is no user {name}")

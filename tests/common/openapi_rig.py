@@ -5,6 +5,7 @@ service on its unix socket.
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -88,7 +89,9 @@ class Document:
         return [GOOD, BAD] if (free and path not in self.known) or "requestBody" in operation else [GOOD]
 
     def is_served(self, session: requests.Session) -> None:
-        """The running service has this very document."""
+        """The running service has this very document, in which every reference leads somewhere."""
+        referred = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(self.document)))
+        assert referred <= set(self.document["components"]["schemas"])
         served = session.get("http://service/openapi.json").json()
         assert served["openapi"] == "3.1.0"
         assert (served["paths"], served["components"]) == (self.document["paths"], self.document["components"])

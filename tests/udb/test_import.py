@@ -194,6 +194,9 @@ def test_somebody_from_before_there_were_accounts_is_recognised(store: Store) ->
         ("{}", ImportFormat.SITE, "import.syntax", "array"),
         ("[{", ImportFormat.SITE, "import.syntax", "JSON"),
         ('[{"id": 1, "username": "a"}, {"id": "x"}]', ImportFormat.SITE, "import.syntax", "account 2, id"),
+        ("x" * 65 + "\tb\n", ImportFormat.NAMES, "import.value", "line 1: firstname"),
+        ('[{"id": -1, "username": "a"}]', ImportFormat.SITE, "import.value", "site_id"),
+        ("team01:" + "x" * 101, ImportFormat.PASSWORDS, "import.value", "line 1: password"),
         ("A B\nC D\n", ImportFormat.NAMES, "import.invalid", "2 mistakes"),
     ],
 )

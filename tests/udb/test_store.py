@@ -373,6 +373,8 @@ def test_what_nobody_knows_is_told(store: Store) -> None:
     for call in (
         lambda: store.user(ME, 7),
         lambda: store.user(ME, "nobody-here"),
+        lambda: store.user(ME, "a\0b"),
+        lambda: store.user(ME, "team01\n"),
         lambda: store.update(ME, 7, UserPatch(firstname="x")),
         lambda: store.show(ME, [7]),
     ):
