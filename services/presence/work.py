@@ -111,7 +111,8 @@ class Work:
         answer = Answer(allowed=refusal is None)
         if refusal is not None:
             self.refused[refusal.reason] += 1
-            logger.info("%s may not log in on machine %s: %s", new.login, at.machine, refusal.reason.value)
+            known = user.login if user is not None else "somebody unknown"  # people type passwords where logins go
+            logger.info("%s may not log in on machine %s: %s", known, at.machine, refusal.reason.value)
             answer = Answer(allowed=False, reason=refusal.reason, message=refusal.message)
         elif new.stage is Stage.ACCOUNT:
             self.admitted += 1

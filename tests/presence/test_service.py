@@ -275,3 +275,11 @@ def test_a_developer_pretends_a_session_that_ends_with_the_command(hall: Hall) -
     assert hall.where() == {}
     code, text = command(hall, "fake", "mallory", "p1", "--mdb", hall.mdb.unix, "--seconds", "0.2")
     assert "presence does not believe it" in text
+
+
+def test_no_password_is_in_the_journal_whichever_field_it_was_typed_into(hall: Hall) -> None:
+    hall.auth("p1", "my-Secret-phrase", "alice")
+    hall.auth("p1", "alice", "my-Secret-phrase")
+    text = hall.presence.errors.read_text()
+    assert "may not log in" in text
+    assert "my-Secret-phrase" not in text
