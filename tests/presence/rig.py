@@ -14,12 +14,14 @@ from typing import Any
 
 import httpx2
 
+from services.common.database import Database
 from services.common.process import run
 from services.common.tokens import CREDENTIAL, Tokens
 from services.common.users import UserGroup
 from services.mdb.client import Mdb
 from services.mdb.schema import Machine, MachineType, NewMachine
 from services.presence.client import Presence
+from services.presence.store import Store
 from services.udb.client import Udb
 from services.udb.schema import NewUser, UserPatch
 from tests.common.service_rig import Service, activated
@@ -176,6 +178,13 @@ def serving_presence(folder: Path, mdb: str, udb: str) -> Iterator[Service]:
         yield service
 
 
+def used(folder: Path) -> None:
+    """Have presence begin with a database that is not new: a new one lets nobody in for a while."""
+    (folder / "presence").mkdir(exist_ok=True)
+    with Database(f"sqlite:///{folder}/presence/presence.db") as database:
+        Store(database).prepare()
+
+
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[Hall]:
     """All three, whose presence is not new any more."""
@@ -185,7 +194,6 @@ def serving(folder: Path) -> Iterator[Hall]:
         mdb_rig.serving(folder / "mdb", f"sqlite:///{folder}/mdb/mdb.db") as mdb,
         udb_rig.serving(folder / "udb") as udb,
     ):
-        with serving_presence(folder, mdb.unix, udb.unix):
-            pass  # a database that is new lets nobody begin
+        used(folder)
         with serving_presence(folder, mdb.unix, udb.unix) as presence:
             yield Hall(folder, presence, mdb, udb)

@@ -19,8 +19,9 @@ from services.mdb.schema import MachineType
 from services.presence.client import Presence
 from services.presence.schema import Beat
 from tests.common.access_rig import NOBODY
+from tests.common.service_rig import Service
 from tests.netboot.rig import ask, until
-from tests.presence.rig import GAMES, Hall, call, serving, serving_presence
+from tests.presence.rig import GAMES, Hall, call, serving, serving_presence, used
 
 
 @pytest.fixture(scope="module")
@@ -159,22 +160,24 @@ def test_a_session_is_kept_by_heartbeats_and_ends_with_the_first_that_does_not_n
 
 
 def test_a_restart_loses_nobody_and_refuses_nobody(hall: Hall, tmp_path: Path) -> None:
-    with serving(tmp_path) as mine:
-        for name in ("p1", "p2"):
-            mine.machine(name)
-        for login in ("alice", "bob"):
-            mine.user(login)
-        mine.knows()
-        mine.logs_in("p1", "alice")
-        mine.logs_in("p2", "bob")
-        mine.leaves("p2", "bob")
-        mine.presence.process.kill()
-        mine.presence.process.wait()
-        with serving_presence(tmp_path, mine.mdb.unix, mine.udb.unix) as again:
-            after = Hall(tmp_path, again, mine.mdb, mine.udb, mine.machines, mine.ids)
-            assert after.where() == {"alice": "p1"}
-            assert told(after.auth("p2", "alice")) == (False, "elsewhere")
-            after.logs_in("p2", "bob")
+    used(tmp_path)
+
+    def beside(presence: Service) -> Hall:
+        return Hall(tmp_path, presence, hall.mdb, hall.udb, hall.machines, hall.ids)
+
+    with serving_presence(tmp_path, hall.mdb.unix, hall.udb.unix) as presence:
+        before = beside(presence)
+        before.knows()
+        before.logs_in("p1", "alice")
+        before.logs_in("p2", "bob")
+        before.leaves("p2", "bob")
+        presence.process.kill()
+        presence.process.wait()
+    with serving_presence(tmp_path, hall.mdb.unix, hall.udb.unix) as presence:
+        after = beside(presence)
+        assert after.where() == {"alice": "p1"}
+        assert told(after.auth("p2", "alice")) == (False, "elsewhere")
+        after.logs_in("p2", "bob")
 
 
 def test_who_is_where_is_not_for_machines_nor_for_the_network(hall: Hall) -> None:
