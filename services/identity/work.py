@@ -39,6 +39,7 @@ QUIET, LONGEST = 0.02, 0.5
 AGAIN = 5.0
 REFUSED_AGAIN = 30.0
 TOKEN = "backline.boot-token"
+_LOGIND = ("org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
 
 
 class Worker:
@@ -218,10 +219,13 @@ class Worker:
 
 
 def end_sessions(uid: int) -> None:
-    """Log a user out, whose name is not known any more. Who has no session is told apart by logind, not by us."""
-    done = process.run(["loginctl", "terminate-user", str(uid)], check=False, deadline=time.monotonic() + 20)
+    """Log a user out, over the bus: loginctl(1) wants a name for every uid, and there is none any more."""
+    argv = ["busctl", "call", *_LOGIND, "TerminateUser", "u", str(uid)]
+    done = process.run(argv, check=False, deadline=time.monotonic() + 20)
     if done.returncode == 0:
         logger.warning("uid %d is nobody's any more, and was logged out", uid)
+    elif "not logged in" not in done.stderr:
+        logger.error("uid %d is nobody's any more, and could not be logged out: %s", uid, done.stderr.strip())
 
 
 def own_accounts(root: Path = Path("/")) -> Own:
