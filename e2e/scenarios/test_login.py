@@ -1,0 +1,309 @@
+"""Users of udb log in on seats, over real PAM, sshd and login(1): who gets in, who is told why not, and what is left.
+
+gw runs udb and presence, the seats are containers that boot what netboot says (`e2e.netbooted`): tokens, PAM stack,
+logind and homes are those of the image. Not real here: the greeter on a virtual terminal, which containers have not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e import topology
+from e2e.lab import Lab
+from e2e.node import Node, WaitFailed
+from e2e.pool import Labs
+from e2e.scenarios import publishing
+from e2e.scenarios.logging_in import Hall
+from services.common.users import UserGroup
+from services.udb.schema import UserPatch
+
+pytestmark = [pytest.mark.images, pytest.mark.full]
+ALICE, BOB, RITA = "correct horse", "battery staple", "root password"
+
+
+@pytest.fixture(scope="module")
+def hall(labs: Labs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hall]:
+    labs.close()
+    with Lab(topology.hall(seats=2), settings=labs.settings, netboot=True, name="login") as lab:
+        publishing.begin(lab, tmp_path_factory.mktemp("administrator"))
+        found = Hall(lab)
+        found.add("alice", ALICE)
+        found.add("bob", BOB)
+        found.add("rita", RITA, UserGroup.ROOT)
+        for seat in (found.seat(1), found.seat(2)):
+            seat.wait_until("its users", lambda seat=seat: found.knows(seat, "rita"))  # type: ignore[misc]
+        decides(found, found.seat(1))
+        yield found
+
+
+def decides(hall: Hall, seat: Node) -> None:
+    """Wait until presence, which begins with an empty database, lets anybody in."""
+    seat.wait_until(
+        "presence decides", lambda: hall.pam("alice", seat, ALICE, "authenticate").returncode == 0, seconds=60
+    )
+
+
+@pytest.fixture
+def seat(hall: Hall) -> Iterator[Node]:
+    """The first seat, on which nobody has anything after the test."""
+    seat = hall.seat(1)
+    yield seat
+    with contextlib.suppress(WaitFailed):
+        seat.wait_until("nobody is left", lambda: nothing_left(hall, seat))
+    assert left(hall, seat) == []
+
+
+def left(hall: Hall, seat: Node) -> list[str]:
+    """What there still is of users on a seat: homes, processes, and what presence has."""
+    found = [line for line in seat.succeeds("cat", "/proc/mounts").splitlines() if " /home/" in line]
+    uids = [line.split(":")[2] for line in seat.succeeds("cat", "/var/lib/extrausers/passwd").splitlines()]
+    found += seat.run(
+        ["ps", "-o", "pid,user,args", "--no-headers", "-u", ",".join(uids)], check=False
+    ).stdout.splitlines()
+    return found + [f"{login} at {where}" for login, where in hall.where().items() if where == seat.name]
+
+
+def nothing_left(hall: Hall, seat: Node) -> bool:
+    return left(hall, seat) == []
+
+
+def seat_of(hall: Hall, login: str) -> str | None:
+    return hall.where().get(login)
+
+
+@contextlib.contextmanager
+def staying(hall: Hall, login: str, seat: Node, password: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Somebody who is logged in over ssh while a block lasts."""
+    process = hall.stay(login, seat, password)
+    try:
+        seat.wait_until(f"{login} is in", lambda: is_in(seat, login))
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        seat.run(["loginctl", "terminate-user", login], check=False)
+
+
+def is_in(seat: Node, login: str) -> bool:
+    """Has a session that is wholly there: logind does not end one well that is only just being opened."""
+    done = seat.run(["loginctl", "show-user", login, "--property=State", "--value"], check=False)
+    return sessions(seat, login) > 0 and done.stdout.strip() in ("active", "online")
+
+
+def sessions(seat: Node, login: str) -> int:
+    lines = seat.run(["loginctl", "list-sessions", "--no-legend"]).stdout.splitlines()
+    return len([line for line in lines if f" {login} " in line and " user" in line])
+
+
+# Who gets in
+
+
+def test_a_user_logs_in_over_ssh_with_the_password_of_udb(hall: Hall, seat: Node) -> None:
+    said = hall.ssh(
+        "alice", seat, ALICE, "id", "-un;", "pwd;", "stat", "-c%U:%a", ".", ";", "findmnt", "-no", "FSTYPE", "."
+    )
+    lines = said.stdout.split()
+    assert lines[-4:] == ["alice", "/home/alice", "alice:700", "tmpfs"], said
+
+
+def test_a_session_is_known_to_presence_until_it_ends(hall: Hall, seat: Node) -> None:
+    with staying(hall, "alice", seat, ALICE):
+        assert seat_of(hall, "alice") == seat.name
+    seat.wait_until("he has left", lambda: seat_of(hall, "alice") is None, seconds=10)
+
+
+def test_pam_lets_in_whom_ssh_lets_in(hall: Hall, seat: Node) -> None:
+    assert hall.pam("alice", seat, ALICE, "authenticate").returncode == 0
+    assert hall.pam("rita", seat, RITA, "authenticate", service="sshd").returncode == 0
+
+
+def test_root_of_a_seat_is_of_the_image_and_asks_nobody(hall: Hall, seat: Node) -> None:
+    done = hall.pam("root", seat, "none", "acct_mgmt")
+    assert done.returncode == 0, done
+
+
+# Who does not
+
+
+def test_a_wrong_password_is_told(hall: Hall, seat: Node) -> None:
+    done = hall.pam("alice", seat, "wrong", "authenticate")
+    assert done.returncode != 0
+    assert "assword" in done.stdout.replace("Password: ", ""), done
+    assert hall.ssh("alice", seat, "wrong", "true", check=False).returncode == 255
+
+
+def test_who_is_logged_in_elsewhere_is_told_where(hall: Hall, seat: Node) -> None:
+    with staying(hall, "alice", seat, ALICE):
+        done = hall.pam("alice", hall.seat(2), ALICE, "authenticate", "acct_mgmt")
+        assert done.returncode != 0
+        assert seat.name in done.stdout, done
+
+
+def test_a_seat_that_is_in_use_says_by_whom(hall: Hall, seat: Node) -> None:
+    with staying(hall, "alice", seat, ALICE):
+        done = hall.pam("bob", seat, BOB, "authenticate", "acct_mgmt")
+        assert done.returncode != 0
+        assert "alice" in done.stdout, done
+
+
+def test_nobody_of_udb_is_nobody(hall: Hall, seat: Node) -> None:
+    assert hall.pam("mallory", seat, "x", "authenticate").returncode != 0
+    assert hall.ssh("mallory", seat, "x", "true", check=False).returncode == 255
+
+
+# What is left
+
+
+def test_three_sessions_are_one_home_until_the_last_one_ends(hall: Hall, seat: Node) -> None:
+    with staying(hall, "alice", seat, ALICE) as first:
+        hall.ssh("alice", seat, ALICE, "touch", "kept")
+        with staying_more(hall, seat) as second:
+            assert sessions(seat, "alice") == 2
+            assert hall.ssh("alice", seat, ALICE, "ls").stdout.split()[-1:] == ["kept"]
+            second.kill()
+            second.wait()
+            seat.wait_until("one session", lambda: sessions(seat, "alice") == 1)
+            seat.succeeds("test", "-e", "/home/alice/kept")
+            assert seat_of(hall, "alice") == seat.name
+        assert first.poll() is None
+        seat.succeeds("test", "-e", "/home/alice/kept")
+
+
+@contextlib.contextmanager
+def staying_more(hall: Hall, seat: Node) -> Iterator[subprocess.Popen[bytes]]:
+    process = hall.stay("alice", seat, ALICE)
+    try:
+        seat.wait_until("two sessions", lambda: sessions(seat, "alice") == 2)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_what_a_user_has_left_running_ends_with_the_last_session(hall: Hall, seat: Node) -> None:
+    hall.ssh("alice", seat, ALICE, "setsid", "--fork", "sleep", "1234", "</dev/null", ">/dev/null", "2>&1")
+    seat.wait_until("it ends", lambda: seat.run(["pgrep", "-f", "sleep 1234"], check=False).returncode != 0)
+
+
+def test_a_login_at_the_console_that_is_killed_leaves_nothing(hall: Hall, seat: Node) -> None:
+    """login(1) on a terminal, killed with the session open: nobody is there to close anything."""
+    console = hall.at_console("alice", seat, ALICE)
+    try:
+        seat.wait_until("a session", lambda: is_in(seat, "alice"))
+        assert seat_of(hall, "alice") == seat.name
+        assert "is gone when you log out" in seat.succeeds("cat", "/run/screen")
+        seat.succeeds("pkill", "-KILL", "-x", "login")
+        seat.wait_until("nothing is left", lambda: nothing_left(hall, seat), seconds=15)
+    finally:
+        console.kill()
+        console.wait()
+
+
+def test_who_is_let_in_and_opens_no_session_is_not_there_for_long(hall: Hall, seat: Node) -> None:
+    assert hall.pam("alice", seat, ALICE, "authenticate", "acct_mgmt").returncode == 0
+    seat.succeeds("findmnt", "/home/alice")
+    seat.wait_until("his home goes", lambda: nothing_left(hall, seat), seconds=80)
+
+
+def test_a_seat_has_no_hash_of_anybody(hall: Hall, seat: Node) -> None:
+    with staying(hall, "alice", seat, ALICE):
+        shadow = seat.succeeds("cat", "/var/lib/extrausers/shadow", "/etc/shadow")
+        assert "$" not in shadow
+        for word in (ALICE, RITA):
+            found = seat.run(["grep", "-rlsF", word, "/run", "/var/lib", "/etc", "/tmp"], check=False)
+            assert found.stdout == "", found
+
+
+# What changes
+
+
+def test_a_password_that_is_changed_is_good_at_once(hall: Hall, seat: Node) -> None:
+    with hall.udb() as udb:
+        bob = udb.user("bob")
+        udb.change(bob.id, UserPatch(password="another one"))
+    began = time.monotonic()
+    seat.wait_until(
+        "the new password", lambda: hall.pam("bob", seat, "another one", "authenticate").returncode == 0, seconds=5
+    )
+    assert time.monotonic() - began < 2
+    assert hall.pam("bob", seat, BOB, "authenticate").returncode != 0
+
+
+def test_who_is_deleted_is_logged_out_and_gone_everywhere(hall: Hall, seat: Node) -> None:
+    hall.add("carol", "password of carol")
+    seat.wait_until("she is known", lambda: hall.knows(seat, "carol"))
+    uid = seat.succeeds("id", "-u", "carol")
+    with staying(hall, "carol", seat, "password of carol"):
+        with hall.udb() as udb:
+            udb.delete(udb.user("carol").id)
+        began = time.monotonic()
+        for node in (seat, hall.seat(2), hall.gw, hall.lab["rhfs01"]):
+            node.wait_until("she is gone", lambda node=node: not hall.knows(node, "carol"), seconds=5)  # type: ignore[misc]
+        assert time.monotonic() - began < 2
+        seat.wait_until("she is out", lambda: seat.run(["pgrep", "-u", uid], check=False).returncode != 0, seconds=10)
+        seat.wait_until("presence knows", lambda: seat_of(hall, "carol") is None, seconds=10)
+        seat.wait_until("nothing is left", lambda: nothing_left(hall, seat), seconds=20)
+
+
+def test_a_key_of_root_opens_hosts_and_closes_them_again(hall: Hall, tmp_path: Path) -> None:
+    gw, rhfs = hall.gw, hall.lab["rhfs01"]
+    gw.succeeds("rm", "-f", "/root/rita")
+    gw.succeeds("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/rita")
+    argv = [
+        "ssh",
+        "-i",
+        "/root/rita",
+        "-oStrictHostKeyChecking=no",
+        "-oUserKnownHostsFile=/dev/null",
+        "-oBatchMode=yes",
+    ]
+    argv += [f"root@{rhfs.address}", "hostname"]
+    assert gw.run(argv, check=False).returncode == 255
+    with hall.udb() as udb:
+        rita = udb.user("rita")
+        udb.change(rita.id, UserPatch(keys=[gw.get("/root/rita.pub").decode().strip()]))
+    rhfs.wait_until("the key is good", lambda: gw.run(argv, check=False).returncode == 0, seconds=5)
+    with hall.udb() as udb:
+        udb.change(rita.id, UserPatch(keys=[]))
+    rhfs.wait_until("the key is no good", lambda: gw.run(argv, check=False).returncode == 255, seconds=5)
+
+
+# What fails
+
+
+def test_logins_wait_for_a_gateway_whose_services_restart(hall: Hall, seat: Node) -> None:
+    hall.gw.succeeds(
+        "systemctl", "restart", "--no-block", "backline-udb.service", "backline-presence.service", "nginx.service"
+    )
+    assert hall.ssh("alice", seat, ALICE, "true").returncode == 0
+
+
+def test_a_hall_that_has_just_been_started_asks_for_patience(hall: Hall, seat: Node) -> None:
+    hall.gw.succeeds("systemctl", "stop", "backline-presence.socket", "backline-presence.service")
+    hall.gw.succeeds("sh", "-c", "rm -r /var/lib/backline-presence/*")
+    hall.gw.succeeds("systemctl", "start", "backline-presence.socket", "backline-presence.service")
+    done = hall.pam("alice", seat, ALICE, "authenticate")
+    assert done.returncode != 0
+    assert "half a minute" in done.stdout, done
+    decides(hall, seat)
+
+
+def test_a_user_has_limits_and_root_has_none(hall: Hall, seat: Node) -> None:
+    """What systemd has for them: a container may lack the controllers that hold them to it."""
+    names = ("MemoryMax", "MemoryHigh", "TasksMax", "CPUWeight")
+
+    def limits(unit: str) -> dict[str, str]:
+        return {name: seat.succeeds("systemctl", "show", "-P", name, unit) for name in names}
+
+    with staying(hall, "alice", seat, ALICE):
+        uid = seat.succeeds("id", "-u", "alice")
+        found = limits(f"user-{uid}.slice")
+        assert (found["TasksMax"], found["CPUWeight"]) == ("2048", "50")
+        assert int(found["MemoryHigh"]) < int(found["MemoryMax"])
+    assert limits("user-0.slice") == {**dict.fromkeys(names, "infinity"), "CPUWeight": "500"}
