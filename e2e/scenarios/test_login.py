@@ -25,6 +25,7 @@ from services.udb.schema import UserPatch
 
 pytestmark = [pytest.mark.images, pytest.mark.full]
 ALICE, BOB, RITA = "correct horse", "battery staple", "root password"
+HOME = "/home/alice"
 
 
 @pytest.fixture(scope="module")
@@ -169,10 +170,10 @@ def test_three_sessions_are_one_home_until_the_last_one_ends(hall: Hall, seat: N
             second.kill()
             second.wait()
             seat.wait_until("one session", lambda: sessions(seat, "alice") == 1)
-            seat.succeeds("test", "-e", "/home/alice/kept")
+            seat.succeeds("test", "-e", f"{HOME}/kept")
             assert seat_of(hall, "alice") == seat.name
         assert first.poll() is None
-        seat.succeeds("test", "-e", "/home/alice/kept")
+        seat.succeeds("test", "-e", f"{HOME}/kept")
 
 
 @contextlib.contextmanager
