@@ -68,8 +68,9 @@ bench-netboot: setup images ## figures of mdb, DNS, DHCP and netboot, and of a m
 bench-publish: setup images ## figures of publishing, switches, hostd and rollouts, beside rsync, casync and scp
 	@$(BIN)/python -m benchmarks.publish
 
-bench-identity: setup ## figures of presence and single sign-on with a thousand seats
+bench-identity: setup ## figures of presence, single sign-on and the firewall with a thousand seats
 	@$(BIN)/python -m benchmarks.identity
+	@$(BIN)/python -m benchmarks.firewall
 
 lock: setup ## resolve the images' packages and wheels again (commit the result)
 	@$(BIN)/build lock --update
