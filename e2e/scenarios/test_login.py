@@ -21,9 +21,13 @@ from e2e.pool import Labs
 from e2e.scenarios import publishing
 from e2e.scenarios.logging_in import Hall
 from services.common.users import UserGroup
+from services.firewall.client import FirewallClient
+from services.firewall.schema import Reason
 from services.udb.schema import UserPatch
+from services.usermap.client import UsermapClient
 
 pytestmark = [pytest.mark.images, pytest.mark.full]
+WORLD = "198.51.100.1"
 ALICE, BOB, RITA = "correct horse", "battery staple", "root password"
 HOME = "/home/alice"
 
@@ -103,6 +107,31 @@ def sessions(seat: Node, login: str) -> int:
 
 
 # Who gets in
+
+
+def test_who_logs_in_is_on_the_map_and_gets_out_of_the_hall_until_the_session_ends(hall: Hall, seat: Node) -> None:
+    def standing() -> Reason:
+        with FirewallClient(hall.gw.service("firewall")) as firewall:
+            found = firewall.why(seat.name).standing
+        return found.reason if found.in_force else Reason.UNKNOWN
+
+    def on_the_map() -> list[str]:
+        with UsermapClient(hall.gw.service("usermap")) as usermap:
+            return [
+                person.login for each in usermap.map().seats() if each.hostname == seat.name for person in each.people
+            ]
+
+    def gets_out() -> bool:
+        return seat.run(["ping", "-c1", "-W1", WORLD], check=False).returncode == 0
+
+    seat.wait_until("nobody is there", lambda: standing() is Reason.NOBODY)
+    assert not gets_out()
+    with staying(hall, "alice", seat, ALICE):
+        seat.wait_until("alice gets out", lambda: standing() is Reason.GROUP)
+        assert gets_out()
+        seat.wait_until("alice is on the map", lambda: on_the_map() == ["alice"])
+    seat.wait_until("nobody is there", lambda: standing() is Reason.NOBODY and on_the_map() == [])
+    assert not gets_out()
 
 
 def test_a_user_logs_in_over_ssh_with_the_password_of_udb(hall: Hall, seat: Node) -> None:
