@@ -38,6 +38,13 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """udb that tests change; each leaves nobody in it."""
+    with serving(tmp_path_factory.mktemp("changed")) as service:
+        yield service
+
+
 def status(made: Guarded, path: str, *, ids: tuple[int, int] = (0, 0), headers: Mapping[str, str] | None = None) -> int:
     """The status of a stream: its first line, as one that is let in does not end by itself."""
     argv = ["setpriv", f"--reuid={ids[0]}", f"--regid={ids[1]}", "--clear-groups", "curl", "--silent", "--no-buffer"]
@@ -179,8 +186,8 @@ def test_a_password_is_kept_by_nothing_on_its_way(full: Guarded) -> None:
 # Changes
 
 
-def test_a_change_with_an_old_tag_is_refused(tmp_path: Path) -> None:
-    with serving(tmp_path) as udb, Udb(udb.unix) as client:
+def test_a_change_with_an_old_tag_is_refused(running: Service) -> None:
+    with Udb(running.unix) as client:
         made = client.create(new(1))
         changed = client.change(made.id, UserPatch(firstname="Zoé"), match=made.revision)
         with pytest.raises(RemoteError) as caught:
@@ -190,8 +197,8 @@ def test_a_change_with_an_old_tag_is_refused(tmp_path: Path) -> None:
         assert client.users().total == 0
 
 
-def test_many_edits_are_one_and_a_dry_run_keeps_nothing(tmp_path: Path) -> None:
-    with serving(tmp_path) as udb, Udb(udb.unix) as client:
+def test_many_edits_are_one_and_a_dry_run_keeps_nothing(running: Service) -> None:
+    with Udb(running.unix) as client:
         assert len(client.edit(Edits(create=[new(number) for number in range(50)], dry=True)).users) == 50
         assert client.users().total == 0
         one, two, *_ = client.edit(Edits(create=[new(number) for number in range(50)])).users
@@ -203,6 +210,7 @@ def test_many_edits_are_one_and_a_dry_run_keeps_nothing(tmp_path: Path) -> None:
         )
         assert client.users().total == 49
         assert client.user("first").id == one.id
+        client.edit(Edits(delete=[Removal(id=user.id) for user in client.users().users]))
 
 
 def test_without_a_key_udb_says_that_it_is_not_well_and_serves_the_rest(tmp_path: Path) -> None:
@@ -246,7 +254,7 @@ def test_a_restart_in_the_middle_of_edits_loses_nothing_that_was_answered(tmp_pa
     """A subscriber's state is the database's afterwards, whatever was killed when."""
 
     async def follow(run: Path) -> None:
-        answered: list[list[str]] = [[], [], []]
+        answered: list[list[str]] = [[], []]
         follower = Follower(f"unix:{run}/service.sock", path=FEEDS[1], topics=["users"])
         subscriber = Subscriber(follower)
         try:

@@ -38,7 +38,7 @@ CAROL, DAN = Person.root("carol", "192.168.16.3"), Person.root("dan", "192.168.1
 
 
 def fill(database: str) -> None:
-    """A hundred contestants, a few organizers and roots; names, times and passwords follow from numbers."""
+    """Contestants, a few organizers and roots; names, times and passwords follow from numbers."""
     ticking = [BEGIN]
     with Database(database) as opened:
         store = Store(opened, Seal(bytes(range(KEY_BYTES))), clock=lambda: ticking[0])
@@ -246,6 +246,7 @@ def _sheet(desk: Desk) -> None:
 SCENES = {"users": _list, "user": _user, "import": _import, "sheet": _sheet}
 
 
+@pytest.mark.full
 def test_the_screenshots_of_the_documents(browser: Browser, tmp_path: Path) -> None:
     """The same for the same code, fonts and browser: people of their own, at a time that stands still."""
     folder = SCREENSHOTS if os.environ.get("BACKLINE_SCREENSHOTS") else tmp_path / "screenshots"
