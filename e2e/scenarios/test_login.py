@@ -161,6 +161,13 @@ def test_root_of_a_seat_is_of_the_image_and_asks_nobody(hall: Hall, seat: Node) 
 # Who does not
 
 
+def test_who_comes_often_is_let_in_each_time(hall: Hall, seat: Node) -> None:
+    """Each time is a start of several units: systemd's limit of five in ten seconds is none here."""
+    for _ in range(12):
+        assert hall.ssh("alice", seat, ALICE, "pwd").stdout.split()[-1] == HOME
+    assert seat.failed_units() == []
+
+
 def test_a_wrong_password_is_told(hall: Hall, seat: Node) -> None:
     done = hall.pam("alice", seat, "wrong", "authenticate")
     assert done.returncode != 0

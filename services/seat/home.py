@@ -10,6 +10,7 @@ shown to who is waiting (`services.seat.login`), line by line, from a file.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import pwd
@@ -92,20 +93,29 @@ class Memory:
 
 
 class Coming:
-    """That somebody was let in and will open a session in a moment: his last one, which ends just now, is none.
+    """That somebody logs in and will open a session in a moment: his last one, which ends just now, is no logout.
 
-    It counts for less time than it takes until somebody looks for those who opened none.
+    Presence forgets a password that it has just verified when it hears of a logout, so that has to be over by then:
+    `begin` waits for it. It counts for less time than it takes until somebody looks for those who opened no session.
     """
 
     def __init__(self, uid: int, *, state: Path = STATE) -> None:
         self.file = state / f"{uid}.coming"
 
     def begin(self) -> None:
-        self.file.parent.mkdir(mode=0o700, exist_ok=True)
-        self.file.touch()
+        with self.locked():
+            self.file.touch()
 
     def end(self) -> None:
         self.file.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody begins, and nobody tells presence of a logout, meanwhile."""
+        self.file.parent.mkdir(mode=0o700, exist_ok=True)
+        with self.file.with_suffix(".lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def there(self) -> bool:
         """Whether it is so."""
@@ -149,12 +159,14 @@ def close_home(
     homes.close(Owner(login, uid, 0, Path("/home", login)))
     for each in (file, state / f"{uid}.said"):
         each.unlink(missing_ok=True)
-    if Coming(uid, state=state).there():
-        return
-    try:
-        presence().logout(login, seconds=LOGOUT_SECONDS)
-    except BacklineError as error:
-        logger.warning("presence was not told that %s has left: %s", login, error)
+    coming = Coming(uid, state=state)
+    with coming.locked():
+        if coming.there():
+            return
+        try:
+            presence().logout(login, seconds=LOGOUT_SECONDS)
+        except BacklineError as error:
+            logger.warning("presence was not told that %s has left: %s", login, error)
 
 
 def has_session(uid: int) -> bool:

@@ -54,7 +54,12 @@ class Login:
 
     def auth(self, password: str) -> bool:
         """Whether it is his password, and he may in as things are."""
-        return self._ask(password, "auth")
+        coming = Coming(pwd.getpwnam(self.user).pw_uid)
+        coming.begin()
+        good = self._ask(password, "auth")
+        if not good:
+            coming.end()
+        return good
 
     def account(self) -> bool:
         """Register him here, and open his home."""
