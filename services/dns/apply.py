@@ -78,6 +78,7 @@ class Applier:
         self.refused: dict[Key, tuple[Zone, str]] = {}
         self.conf_refused: str | None = None
         self.on_disk: dict[Key, int] = {}
+        self._silent = False
         self.served: dict[Key, int] = {}
         self._reconfigure = True
 
@@ -97,7 +98,7 @@ class Applier:
         return written
 
     def _put_zones(self, rendered: Rendered, *, only_missing: bool) -> list[Key]:
-        self.zones = {}
+        self.zones, self._silent = {}, False
         known = {zone.key for zone in rendered.zones}
         self.guilty = {key: records for key, records in self.guilty.items() if key in known}
         changed: list[_Change] = []
@@ -229,10 +230,13 @@ class Applier:
         return sound, self._checked(sound, serial)
 
     def _from_named(self, zone: Zone) -> list[int]:
-        """The serial that named serves, where our own file is lost."""
+        """The serial that named serves, where our own file is lost. One that does not answer is asked once a `put`."""
+        if self._silent:
+            return []
         try:
             serial = self.bind.serial(zone.name, zone.view)
         except MissingError:
+            self._silent = True
             return []
         return [] if serial is None else [serial]
 

@@ -109,7 +109,8 @@ def test_what_does_not_listen_to_sigterm_is_killed() -> None:
 def test_a_program_dies_with_the_one_that_started_it() -> None:
     source = (
         "import os, signal\nfrom services.common.process import spawn\nread, write = os.pipe()\n"
-        "child = spawn(['sleep', '60'])\nprint(child.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
+        "child = spawn(['sh', '-c', 'echo ready >&2; exec sleep 60'], stderr=write)\nos.read(read, 1)\n"
+        "print(child.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
     )
     done = run([sys.executable, "-c", source], cwd=ROOT, check=False)
     assert done.returncode == -signal.SIGKILL

@@ -56,6 +56,11 @@ class Rig:
             wrapper.write_text(f'#!/bin/sh\nexec {" ".join(place.prefix)} {name} "$@"\n')
             wrapper.chmod(0o755)
 
+    @property
+    def inside(self) -> list[str]:
+        """Where the addresses are gw's own."""
+        return ["nsenter", f"--net={self.place.network}", "--"]
+
     def environment(self) -> dict[str, str]:
         return {**base_environment(), "PATH": f"{self.folder / 'bin'}:/usr/sbin:/usr/bin:/sbin:/bin"}
 
@@ -69,7 +74,8 @@ class Rig:
         return [sys.executable, "-m", "services.common.main", "dns", *words, "--config", str(file)]
 
     def prepare(self) -> str:
-        done = subprocess.run(self.command("prepare"), env=self.environment(), capture_output=True, text=True)
+        argv = [*self.inside, *self.command("prepare")]
+        done = subprocess.run(argv, env=self.environment(), capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -79,14 +85,7 @@ class Rig:
         (self.folder / "notify").unlink(missing_ok=True)
         self.socket.unlink(missing_ok=True)
         notify = NotifySocket(self.folder / "notify")
-        argv = [
-            "nsenter",
-            f"--net={self.place.network}",
-            "--",
-            *self.command("serve"),
-            "--listen",
-            f"unix:{self.socket}",
-        ]
+        argv = [*self.inside, *self.command("serve"), "--listen", f"unix:{self.socket}"]
         environment = {**self.environment(), "NOTIFY_SOCKET": str(self.folder / "notify")}
         with contextlib.closing(notify), (self.folder / "log").open("ab") as log:
             with running(spawn(argv, env=environment, stdout=log, stderr=log)) as process:
