@@ -56,3 +56,8 @@ def clients() -> list[str]:
 @pytest.mark.parametrize("service", [*(f"services/{name}" for name in SERVICES), "netboot"])
 def test_a_service_knows_of_another_one_only_its_client(service: str) -> None:
     assert foreign(service, "services.common", *clients()) == []
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_page_has_every_service(service: str) -> None:
+    assert f"`services/{service}/`" in (ROOT / "docs" / "architecture.md").read_text()
