@@ -87,7 +87,7 @@ def iron(labs: Labs, shop: Shop, first: str, tmp_path_factory: pytest.TempPathFa
         node.binds[VERSIONS] = f"ro:{versions}"
         node.binds[f"{VERSIONS}-first"] = f"ro:{store.find(ref.role, ref.version)}"
         node.binds[f"{VERSIONS}-gw"] = f"ro:{store.find(gw.role, gw.version)}"
-        disk = Disk.of(node, "/var/lib/backline-machines", megabytes=768)
+        disk = Disk.of(node, "/var/lib/backline-machines", megabytes=3072)
         lab.start()
         if lab.roots.extract:
             pytest.skip("missing capability: EROFS from a file (Linux 6.12)")

@@ -149,7 +149,7 @@ class Machines:
     ) -> Record:
         """Write down an upgrade; with `start` a stopped machine runs from then on.
 
-        Raises BusyError("machine.changing"), MissingError("machine.version"), UsageError.
+        Raises BusyError("machine.changing"), MissingError("machine.version"), HostError("machine.space"), UsageError.
         """
         with self.records.lock(name):
             record = self._unchanging(name)
@@ -162,6 +162,7 @@ class Machines:
                     f"{name} is stopped: nobody could see whether the new version works",
                     hint=f"`backline machine start {name}` first",
                 )
+            self.records.check_room(name, record.current.var)
             change = Change(
                 to=Running(version=to, var=self.records.next_var(name)),
                 boot=self.iron.boot(),
@@ -295,6 +296,7 @@ class Machines:
                 record = self._forward(record, record.change)
             self._bring_in_line(record)
             self.records.tidy(record)
+            self.records.hold_reserve()
         self._release_unused()
         return record
 

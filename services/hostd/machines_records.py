@@ -5,6 +5,7 @@
     /var/lib/backline-machines/machines/NAME/var-3/         what is /var in it; also the one before, and what was kept
     /var/lib/backline-machines/machines/NAME/lock           held by whoever changes it
     /var/lib/backline-machines/removed/NAME-1/          what `rm` set aside
+    /var/lib/backline-machines/.reserve             room that a record may take when the disk is full
 
 What is written is on disk when a function returns: a file is synchronised, renamed, and its folder synchronised; a copy
 of /var is made under another name (`.var-3`), its file system synchronised, and renamed. So a name is a whole thing.
@@ -13,10 +14,13 @@ of /var is made under another name (`.var-3`), its file system synchronised, and
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import logging
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,8 +32,17 @@ from services.common.names import label_problem
 from services.common.process import ProcessFailed, run
 from services.hostd.machines_schema import Record
 
+logger = logging.getLogger(__name__)
+
 _VAR = re.compile(r"\.?var-([0-9]{1,9})")
 _ASIDE = ".record.json.new"
+_FICLONE = 0x40049409
+"""ioctl_ficlone(2)."""
+_RESERVE = 1 << 20
+"""Bytes held back: a machine whose /var filled the disk can still be taken back, since its record can be written."""
+_ROOM = 8 << 20
+"""Bytes that stay free when a /var is copied."""
+_HINT = "`backline machine forget` throws away a /var that was kept, `backline machine drop-image` a version"
 
 
 class Records:
@@ -64,15 +77,56 @@ class Records:
             raise IntegrityError("machine.record", f"cannot be read: {error}", where=str(path)) from error
 
     def save(self, record: Record) -> None:
-        """Replace a machine's record: wholly the old one or wholly the new one, whatever happens."""
-        folder = self.home(record.machine.name)
-        aside = folder / _ASIDE
-        with aside.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(folder / "record.json")
-        synchronise(folder)
+        """Replace a machine's record: wholly the old one or wholly the new one, whatever happens.
+
+        On a full disk it takes the room of the reserve. Raises HostError("machine.full").
+        """
+        path = self.home(record.machine.name) / "record.json"
+        data = msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+        try:
+            try:
+                _replace(path, data)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                self._reserve.unlink(missing_ok=True)
+                _replace(path, data)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise HostError("machine.full", "no space left on the disk", where=str(path), hint=_HINT) from error
+
+    @property
+    def _reserve(self) -> Path:
+        return self.base / ".reserve"
+
+    def hold_reserve(self) -> None:
+        """Take the reserve's room when there is some; a disk without any is no error."""
+        reserve = self._reserve
+        if reserve.exists() or not self.base.is_dir() or self._free() < _RESERVE + _ROOM:
+            return
+        aside = reserve.with_name(".reserve.new")
+        try:
+            with aside.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, _RESERVE)
+            aside.rename(reserve)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            logger.warning("no room could be held back in %s: %s", self.base, error.strerror)
+
+    def _free(self) -> int:
+        info = os.statvfs(self.base)
+        return info.f_bavail * info.f_frsize
+
+    def check_room(self, name: str, var: str) -> None:
+        """See that a copy of a /var has room. Raises HostError("machine.space")."""
+        source = self.home(name) / var
+        if _shares_blocks(self.home(name)):
+            return
+        need, free = _size(source), self._free()
+        if free < need + _ROOM:
+            said = f"an upgrade of {name} copies its /var: it needs {need >> 20} MB, and {free >> 20} MB are free"
+            raise HostError("machine.space", said, where=str(source), hint=_HINT)
 
     @contextlib.contextmanager
     def lock(self, name: str, *, wait: bool = False) -> Iterator[None]:
@@ -188,6 +242,44 @@ class Records:
         synchronise(self.machines)
         synchronise(place)
         return target
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file aside and put it in its place. Raises OSError; then what was there is untouched."""
+    aside = path.with_name(_ASIDE)
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.rename(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise
+    synchronise(path.parent)
+
+
+def _size(folder: Path) -> int:
+    """Bytes that a tree takes on its disk."""
+    found = 0
+    for root, _, names in os.walk(folder):
+        for path in (root, *(os.path.join(root, name) for name in names)):
+            with contextlib.suppress(FileNotFoundError):  # the machine writes meanwhile
+                found += os.lstat(path).st_blocks * 512
+    return found
+
+
+def _shares_blocks(folder: Path) -> bool:
+    """Whether copies on this file system cost nothing (reflink)."""
+    with tempfile.TemporaryFile(dir=folder) as source, tempfile.TemporaryFile(dir=folder) as target:
+        source.write(b"x" * 4096)
+        source.flush()
+        try:
+            fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
+        except OSError:
+            return False
+    return True
 
 
 def make_folder(path: Path) -> None:
