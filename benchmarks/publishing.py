@@ -48,6 +48,7 @@ ASKING = "192.168.1.200"
 """The lab's own address in the hall."""
 SERVERS = {f"rhfs0{number}": f"192.168.1.{20 + number}" for number in (2, 3, 4)}
 STATE = ("backline-depot", "backline-netboot", "backline-mdb", "backline-rollout")
+GIGABIT = 10**9
 CHANNEL = "bench"
 SCP = "/var/lib/backline/roots/scp"
 READERS = 20
@@ -81,6 +82,12 @@ class Hall:
         with Depot(self.gw.service("depot")) as depot:
             (found,) = depot.publications(CHANNEL, limit=1).publications
         return max(each.at for each in found.progress) - found.at, sum(each.bytes for each in found.progress)
+
+    def limit(self, rate: int) -> None:
+        """What gw's card sends at most, in bit/s; 0 is as fast as memory."""
+        link = self.gw.succeeds("sh", "-c", f"ip -o route get {self.servers[0].address} | sed 's/.* dev //; s/ .*//'")
+        words = ["root", "tbf", "rate", f"{rate}bit", "burst", "1mb", "latency", "50ms"]
+        self.gw.run(["tc", "qdisc", *(["replace", "dev", link, *words] if rate else ["del", "dev", link, "root"])])
 
     def back(self) -> None:
         """As before the newer version was published."""
@@ -158,20 +165,23 @@ def _hall(more: Sequence[str]) -> halls.LabHall:
 
 
 def parallel(figures: Figures, its: Hall, turns: int) -> None:
-    """An update to all servers, and all of it by scp, in turns."""
+    """An update to all servers, and all of it by scp, in turns: on cables as fast as memory, and on one of 1 Gbit/s."""
     count = len(its.servers)
-    whole, from_statement = f"update to {count} rhfs: `backline publish`", f"update to {count} rhfs: from its statement"
-    theirs = f"{count} x scp of the full image"
     figures.add(f"the first version to {count} rhfs, as a whole: `backline publish`", its.publish(its.older))
-    for _ in range(turns):
-        figures.add(whole, its.publish(its.newer, "--allow-downgrade"))
-        seconds, moved = its.last()
-        figures.add(from_statement, seconds)
-        figures.add(f"update to {count} rhfs: sent to all", moved / 1e6, "MB")
-        figures.add(theirs, its.scp(its.newer), goal="the other side")
-        its.back()
-    figures.ratio(whole, theirs, "at most 0.5")
-    figures.ratio(from_statement, theirs)
+    for cable in ("", " over 1 Gbit/s"):
+        its.limit(GIGABIT if cable else 0)
+        what, theirs = f"update to {count} rhfs{cable}", f"{count} x scp of the full image{cable}"
+        whole, from_statement = f"{what}: `backline publish`", f"{what}: from its statement"
+        for _ in range(turns):
+            figures.add(whole, its.publish(its.newer, "--allow-downgrade"))
+            seconds, moved = its.last()
+            figures.add(from_statement, seconds)
+            figures.add(f"{what}: sent to all", moved / 1e6, "MB")
+            figures.add(theirs, its.scp(its.newer), goal="the other side")
+            its.back()
+        figures.ratio(whole, theirs, "at most 0.5")
+        figures.ratio(from_statement, theirs)
+    its.limit(0)
 
 
 # The pointer
