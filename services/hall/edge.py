@@ -31,6 +31,10 @@ SSO_PROTECT = (
     "add_header X-SSO-Status $sso_status always;",
 )
 """In a location: what it passes on has the headers X-SSO-User and X-SSO-Status of the server."""
+STREAMS = 16
+"""How many streams of feeds and pages one address may have, which end by themselves never: services have room for so
+many, and a seat shall not fill it. Of other connections it is backline.conf that says how many.
+"""
 _STATIC = {"/ipxe/": "/usr/lib/ipxe/", "/static/htmx/": "/usr/share/javascript/htmx/"}
 _BAD_CERTIFICATE = (
     '{"type":"urn:backline:problem:auth.certificate","title":"Unauthorized","status":401,'
@@ -71,7 +75,7 @@ SITES = (
     Site("rollout", "1m"),
     Site("overview", "1m"),
     Site("presence", "1m"),
-    Site("map", "1m", service="usermap"),
+    Site("map", "1m", service="usermap", feeds=("/v1/feed", "/events")),
 )
 """As the applications of mdb and udb allow 16 MiB for an import, the depot 64 MiB for a piece of a file, and all others
 the megabyte of `services.common.app`.
@@ -86,6 +90,7 @@ def servers(hall: Hall, *, tls: bool) -> str:
         "    keepalive_timeout 20s;\n}\n"
         for name, service in (*((site.name, site.service or site.name) for site in SITES), (SSO, SSO))
     ]
+    blocks.append("limit_conn_zone $binary_remote_addr zone=streams:1m;\n")
     blocks.append(_block("map $sso_answer $sso_status", ['"" unavailable;', "default $sso_answer;"]))
     blocks.append(_nowhere("80 default_server", tls=False))
     blocks += [_server(hall, site, tls=False, redirect=tls) for site in SITES]
@@ -126,7 +131,7 @@ def _server(hall: Hall, site: Site, *, tls: bool, redirect: bool) -> str:
         blocks.append(_location("/files/", [f"alias {site.files};", "limit_except GET { deny all; }"]))
     for feed in site.feeds:
         as_it_comes = [f"proxy_pass http://{site.name};", "proxy_buffering off;", "proxy_read_timeout 1h;"]
-        blocks.append(_location(f"= {feed}", as_it_comes))
+        blocks.append(_location(f"= {feed}", [*as_it_comes, f"limit_conn streams {STREAMS};"]))
     for place, folder in _STATIC.items():
         blocks.append(_location(place, [f"alias {folder};", "limit_except GET { deny all; }"]))
     if (

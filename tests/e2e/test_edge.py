@@ -7,6 +7,7 @@ import contextlib
 import json
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -154,7 +155,7 @@ def gw(behind: Edge) -> Edge:
     return behind
 
 
-# Names and addresses
+# Names, addresses, and how much of it
 
 
 def test_a_service_is_reached_by_its_name_and_nothing_else_is_there(gw: Edge) -> None:
@@ -176,6 +177,25 @@ def test_an_address_has_tls_too(gw: Edge) -> None:
 def test_the_address_of_a_caller_is_the_real_one(gw: Edge) -> None:
     for tls in (False, True):
         assert gw.ask("/v1/who", tls=tls).body["origin"] == "10.88.0.1"
+
+
+def stream(gw: Edge, stack: contextlib.ExitStack) -> int:
+    """The status of a stream of mdb's feed, which goes on until `stack` ends."""
+    context = ssl.create_default_context(cafile=gw.folder / "ca.pem")
+    context.load_cert_chain(gw.certificate("streams", gw.authority.issue("rhfs01", scope="feed")))
+    plain = stack.enter_context(socket.create_connection((gw.address, 443), timeout=10))
+    connection = stack.enter_context(context.wrap_socket(plain, server_hostname="mdb.prolo"))
+    connection.send(b"GET /v1/feed HTTP/1.1\r\nHost: mdb.prolo\r\n\r\n")
+    return int(connection.recv(4096).split()[1])
+
+
+def test_one_address_fills_no_feed(gw: Edge) -> None:
+    with contextlib.ExitStack() as stack:
+        found = [stream(gw, stack) for _ in range(edge.STREAMS + 2)]
+        assert found == [200] * edge.STREAMS + [503] * 2
+        assert gw.ask("/version", host="mdb", tls=False).status == 200
+    with contextlib.ExitStack() as stack:
+        wait_for(lambda: Answer(stream(gw, stack), {}), 200)
 
 
 def test_firmware_of_network_boots_is_there_with_its_length_and_type(gw: Edge) -> None:

@@ -69,9 +69,18 @@ def test_a_feed_is_not_held_back() -> None:
             feed = re.search(r"(?ms)location = /v1/feed \{.*?\}", block)
             assert feed
             assert "proxy_buffering off;" in feed[0]
+            assert ("location = /events {" in block) == ("http://map" in block)
             private = re.search(r"(?ms)location = /v1/feed/private \{.*?\}", block)
             assert (private is not None) == ("http://udb" in block)
             assert private is None or "proxy_buffering off;" in private[0]
+
+
+def test_one_address_has_few_streams() -> None:
+    text = edge.servers(hall(), tls=True)
+    assert "limit_conn_zone $binary_remote_addr zone=streams:" in text
+    streams = re.findall(r"(?ms)location = (?:/v1/feed|/events)\S* \{.*?\}", text)
+    assert len(streams) == 2 * (len(edge.SITES) + 2)
+    assert all(f"limit_conn streams {edge.STREAMS};" in stream for stream in streams)
 
 
 def test_files_of_the_depot_are_read_only_and_for_the_hall(tmp_path: Path) -> None:
