@@ -10,12 +10,12 @@ import asyncio
 
 from starlette.requests import Request
 
-from netboot.callers import beating, named, reader, writer
+from netboot.callers import beating, named, origin_of, reader, writer
 from netboot.heartbeats import Heartbeats
 from netboot.schema import Heartbeat, Leases, NewOrder, Orders, Seats, SeatsQuery
-from services.common.access import Role, require
+from services.common.access import LOCAL, Role, require
 from services.common.edge import read_body, read_query
-from services.common.errors import MissingError
+from services.common.errors import AccessError, MissingError
 
 
 class Living:
@@ -29,10 +29,18 @@ class Living:
         """A machine is up: how it is, and who is logged in. The answer is what it shall do."""
         boot = named(request, "id")
         machine = beating(request, boot)
+        self._check_address(machine, origin_of(request))
         heartbeat = await read_body(request, Heartbeat)
         if not self.heartbeats.knows(boot):
             await asyncio.to_thread(self.heartbeats.admit, boot, machine, heartbeat.version)
         return self.heartbeats.take(boot, heartbeat)
+
+    def _check_address(self, machine: int, origin: str) -> None:
+        """A token that was carried elsewhere says nothing of its machine. Raises AccessError("auth.denied")."""
+        known = self.machines.by_id(machine)
+        if known is not None and origin not in (LOCAL, known.ip):
+            told = f"{known.hostname} is registered with address {known.ip}, and this came from {origin}"
+            raise AccessError("auth.denied", told, hint="restart the machine")
 
     async def leases(self, request: Request) -> Leases:
         """Which version each machine runs: these must not be taken away."""

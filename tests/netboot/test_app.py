@@ -377,6 +377,8 @@ def test_a_machine_that_is_up_has_a_lease_and_is_asked_to_restart(hall: Hall) ->
         answer = hall.ask(path, method="PUT", body=body, token=token)
         assert (answer.status, json.loads(answer.text)["reboot"]) == (200, False)
         assert hall.ask(path, method="PUT", body=body).code == "auth.anonymous"
+        elsewhere = hall.ask(path, method="PUT", body=body, token=token, origin=hall.neighbour)
+        assert (elsewhere.code, hall.neighbour in elsewhere.text) == ("auth.denied", True)
         other = Tokens(KEY).for_machine(hall.name, machine=machine, boot=booted(hall), seconds=60)
         assert hall.ask(path, method="PUT", body=body, token=other).code == "auth.denied"
         login = Tokens(KEY).for_machine(hall.name, machine=machine, boot=id, seconds=60, scopes=frozenset({"login"}))
