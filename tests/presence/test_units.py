@@ -34,3 +34,4 @@ def test_its_state_is_its_own() -> None:
     assert Settings().database.startswith(f"sqlite:///{Settings().memory}/")
     assert Settings().memory == "/var/lib/backline-presence"
     assert "UMask=0077\n" in text, "it remembers hashes of passwords"
+    assert "LimitCORE=0\n" in text, "passwords are in its memory"

@@ -44,6 +44,10 @@ def test_the_key_is_made_where_the_service_takes_it_from() -> None:
     assert "Before=backline-udb.service\n" in made
 
 
+def test_no_core_dump_has_passwords_or_their_key() -> None:
+    assert "LimitCORE=0\n" in SERVICE.read_text()
+
+
 def test_the_group_that_verifies_users_is_in_the_image() -> None:
     ids = tomllib.loads((ROOT / "images/ids.toml").read_text())["id"]
     names = {each["name"] for each in ids if "udb" in each["needs"]}
