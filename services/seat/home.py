@@ -24,6 +24,7 @@ from typing import Protocol
 
 from services.common import process
 from services.common.errors import BacklineError, HostError, MissingError
+from services.seat.left import PLACES, sweep
 from services.seat.presence import Presence, find_presence
 
 logger = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ def open_home(uid: int, homes: Homes, *, state: Path = STATE) -> None:
 def close_home(
     uid: int, homes: Homes, *, state: Path = STATE, presence: Callable[[], Presence] = find_presence
 ) -> None:
-    """End what a user has left running, take his home away and tell presence that he is gone, unless he is coming.
+    """End what a user has left running, take his files and home away, and tell presence that he left, unless he comes.
 
     Presence that does not answer takes it from the heartbeats, half a minute later.
     """
@@ -156,6 +157,7 @@ def close_home(
     except FileNotFoundError:
         login = _owner(uid).login
     kill_all(uid)
+    sweep(uid, PLACES)
     homes.close(Owner(login, uid, 0, Path("/home", login)))
     for each in (file, state / f"{uid}.said"):
         each.unlink(missing_ok=True)
