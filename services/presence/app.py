@@ -51,6 +51,10 @@ class Handlers:
         gone = await read_body(request, Logout)
         if caller.machine is None and not caller.has(Role.ROOT):
             raise AccessError("auth.denied", "only a machine says who has left it")
+        if caller.machine is not None:
+            told = self.work.not_there(caller.machine, caller.origin)
+            if told is not None:
+                raise AccessError("auth.denied", told)
         await self.work.logout(gone.login, machine=caller.machine)
 
     async def sessions(self, request: Request) -> Sessions:

@@ -42,7 +42,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         list[str], Meta(description="groups whose members count as organizers over the unix socket")
     ] = msgspec.field(default_factory=list)
     tries: Annotated[
-        int, Meta(ge=1, le=10_000, description="wrong passwords of a machine at once; then as many in a minute")
+        int,
+        Meta(
+            ge=1, le=10_000, description="wrong passwords at once of a machine, and of ssh to it; then so many a minute"
+        ),
     ] = 20
     access: AccessSettings = AccessSettings()
     grace_seconds: Annotated[int, Meta(ge=0, le=300, description="how long a stop waits for running requests")] = 10
@@ -90,6 +93,7 @@ class NewLogin(Strict, frozen=True, kw_only=True):
     password: Annotated[
         Annotated[str, Meta(max_length=1024)] | None, about("With `auth`, over HTTPS only; nobody keeps it.")
     ] = None
+    remote: Annotated[bool, about("Whether it is somebody who comes over the network, as by ssh.")] = False
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 EARLY_SECONDS = EXPIRY_SECONDS
 """How long an empty database waits for heartbeats before it lets anybody begin a session."""
+CHECKS, CHECKS_PER_MINUTE = 120, 60.0
+"""Passwords of one machine that are verified at once, and then in a minute, also right ones: each costs gw 30 ms."""
 VERIFIED_SECONDS = 300.0
 """How long after the auth stage the account stage may come: PAM may have asked something in between."""
 LOOK_SECONDS = 1.0
@@ -69,11 +71,13 @@ class Work:
         self.listening = Listening(clock())
         self.began = clock()
         self.rate = Rate(per_minute=tries, burst=tries, clock=clock)
+        self.checks = Rate(per_minute=CHECKS_PER_MINUTE, burst=CHECKS, clock=clock)
         self.refused: Counter[Reason] = Counter()
         self.admitted = 0
         self.claims: Counter[str] = Counter()
         self.beats = 0
-        self._verified: dict[tuple[str, int, str], float] = {}
+        self._verified: dict[tuple[str, int, str], tuple[float, str | None]] = {}
+        """Until when somebody may begin a session on a boot of a machine, if the hash is still that one."""
         self._changing = asyncio.Lock()
         self._verifiers = ThreadPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else None)
 
@@ -107,7 +111,7 @@ class Work:
         user = self.users.find(new.login)
         refusal = self._who_and_where(new.login, user, at)
         if refusal is None and user is not None:
-            refusal = await (self._auth(user, new.password, at) if new.stage is Stage.AUTH else self._account(user, at))
+            refusal = await (self._auth(user, new, at) if new.stage is Stage.AUTH else self._account(user, at))
         answer = Answer(allowed=refusal is None)
         if refusal is not None:
             self.refused[refusal.reason] += 1
@@ -123,27 +127,36 @@ class Work:
     def _who_and_where(self, login: str, user: User | None, at: At) -> Refusal | None:
         if not self.users.ready or not self.machines.ready:
             return Refusal(Reason.UNAVAILABLE, _LATER)
-        machine = self.machines.get(str(at.machine))
-        if machine is None:
-            return Refusal(Reason.MACHINE, "This machine is not registered.")
-        if at.origin != machine.ip:
-            told = f"{machine.hostname} is registered with address {machine.ip}, and this came from {at.origin}."
-            return Refusal(Reason.MACHINE, f"{told} Restart the machine.")
+        if (told := self.not_there(at.machine, at.origin)) is not None:
+            return Refusal(Reason.MACHINE, told)
         if user is None:
             return Refusal(Reason.USER, f"There is no user {login}.")
         return None
 
-    async def _auth(self, user: User, password: str | None, at: At) -> Refusal | None:
-        if not self.rate.allow(str(at.machine)):
+    def not_there(self, id: int, origin: str) -> str | None:
+        """Why a machine is not believed to be the one that asks, by the address that it asks from; None when it is."""
+        machine = self.machines.get(str(id))
+        if machine is None:
+            return "This machine is not registered."
+        if origin != machine.ip:
+            told = f"{machine.hostname} is registered with address {machine.ip}, and this came from {origin}."
+            return f"{told} Restart the machine."
+        return None
+
+    async def _auth(self, user: User, new: NewLogin, at: At) -> Refusal | None:
+        # Who guesses over ssh does not lock the console of those who sit there.
+        guesser = f"{at.machine} over ssh" if new.remote else str(at.machine)
+        if not self.rate.allow(guesser) or not self.checks.allow(guesser):
             return Refusal(Reason.PASSWORD, "Too many passwords were tried here. Wait a minute.")
-        if password is None or not await self._verify(password, user.hash):
+        hash = user.hash
+        if new.password is None or not await self._verify(new.password, hash):
             return Refusal(Reason.PASSWORD, "The password is wrong.")
         machine = self.machines.get(str(at.machine))
         if machine is None:
             return Refusal(Reason.MACHINE, "This machine is not registered.")
-        self.rate.give_back(str(at.machine))
-        self._verified = {key: until for key, until in self._verified.items() if until > self.clock()}
-        self._verified[user.login, at.machine, at.boot] = self.clock() + VERIFIED_SECONDS
+        self.rate.give_back(guesser)
+        self._verified = {key: each for key, each in self._verified.items() if each[0] > self.clock()}
+        self._verified[user.login, at.machine, at.boot] = self.clock() + VERIFIED_SECONDS, hash
         return self.hall.place(user, machine, early=self.early)
 
     async def _verify(self, password: str, hash: str | None) -> bool:
@@ -153,9 +166,11 @@ class Work:
     async def _account(self, user: User, at: At) -> Refusal | None:
         async with self._changing:
             machine = self.machines.get(str(at.machine))
-            if machine is None or self.users.find(user.login) is None:
+            known = self.users.find(user.login)
+            if machine is None or known is None:
                 return Refusal(Reason.UNAVAILABLE, _LATER)
-            verified = self._verified.get((user.login, at.machine, at.boot), 0.0) > self.clock()
+            until, hash = self._verified.get((user.login, at.machine, at.boot), (0.0, None))
+            verified = until > self.clock() and hash == known.hash
             if not verified and not self.hall.has(user.login, at.machine, at.boot):
                 return Refusal(Reason.PASSWORD, "Log in with your password first.")
             await self._keep(self.hall.expire(now=self.now))

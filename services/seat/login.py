@@ -33,12 +33,16 @@ _SLICE = 0.1
 
 
 class Login:
-    """One stage of one login. `tell` shows a line to who logs in, `log` writes one for administrators."""
+    """One stage of one login. `tell` shows a line to who logs in, `log` writes one for administrators.
+
+    `remote`: it comes over the network.
+    """
 
     def __init__(
         self,
         user: str,
         *,
+        remote: bool = False,
         tell: Callable[[str], None],
         log: Callable[[str], None],
         presence: Callable[[], Presence] = find_presence,
@@ -46,6 +50,7 @@ class Login:
         patience: float = PATIENCE,
     ) -> None:
         self.user = user
+        self.remote = remote
         self.tell = tell
         self.log = log
         self._presence = presence
@@ -86,7 +91,7 @@ class Login:
         waiting = False
         while True:
             try:
-                decision = self._presence().login(self.user, password, stage)
+                decision = self._presence().login(self.user, password, stage, remote=self.remote)
                 break
             except MissingError as error:
                 if time.monotonic() >= deadline:
@@ -148,7 +153,8 @@ def run(environ: Mapping[str, str], stdin: BinaryIO, *, presence: Callable[[], P
 
     syslog.openlog("backline-seat-login", syslog.LOG_PID)
     user, stage = environ.get("PAM_USER", ""), environ.get("PAM_TYPE", "")
-    login = Login(user, tell=tell, log=log, presence=presence)
+    remote = bool(environ.get("PAM_RHOST"))  # pam_get_item(3): where who comes over the network comes from
+    login = Login(user, remote=remote, tell=tell, log=log, presence=presence)
     try:
         if stage == "auth":
             good = login.auth(stdin.read(PASSWORD_MAX).rstrip(b"\0").decode(errors="replace"))

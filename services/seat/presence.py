@@ -47,9 +47,12 @@ class Presence:
     token: str
     ca: Path = CA
 
-    def login(self, login: str, password: str | None, stage: str, *, seconds: float = SECONDS) -> Decision:
+    def login(
+        self, login: str, password: str | None, stage: str, *, remote: bool = False, seconds: float = SECONDS
+    ) -> Decision:
         """Ask. Raises MissingError("seat.presence") when trying again may help, InputError("seat.refused") when not."""
-        content = self._post("/v1/login", {"login": login, "password": password, "stage": stage}, seconds)
+        what = {"login": login, "password": password, "stage": stage, **({"remote": True} if remote else {})}
+        content = self._post("/v1/login", what, seconds)
         try:
             answer = json.loads(content)
             allowed = answer["allowed"]

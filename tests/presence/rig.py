@@ -98,8 +98,11 @@ class Hall:
         answer = ask(self.presence, path, origin=address, method="POST", body=body, token=token, secure=secure)
         return {**(json.loads(answer.text) if answer.text else {}), "status": answer.status}
 
-    def auth(self, name: str, login: str, password: str | None = "secret", **how: Any) -> dict[str, Any]:
-        return self.asks(name, "/v1/login", {"login": login, "password": password, "stage": "auth"}, **how)
+    def auth(
+        self, name: str, login: str, password: str | None = "secret", *, remote: bool = False, **how: Any
+    ) -> dict[str, Any]:
+        body = {"login": login, "password": password, "stage": "auth", **({"remote": True} if remote else {})}
+        return self.asks(name, "/v1/login", body, **how)
 
     def account(self, name: str, login: str, **how: Any) -> dict[str, Any]:
         return self.asks(name, "/v1/login", {"login": login, "password": None, "stage": "account"}, **how)

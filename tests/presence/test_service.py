@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -18,6 +19,7 @@ from services.mdb.client import Mdb
 from services.mdb.schema import MachineType
 from services.presence.client import Presence
 from services.presence.schema import Beat
+from services.presence.work import CHECKS
 from tests.common.access_rig import NOBODY
 from tests.common.service_rig import Service
 from tests.netboot.rig import ask, until
@@ -109,6 +111,13 @@ def test_a_token_is_good_from_its_machines_address_alone(hall: Hall) -> None:
     assert (told(answer), "192.168.0.66" in answer["message"]) == ((False, "machine"), True)
 
 
+def test_a_token_that_was_carried_elsewhere_ends_no_session(hall: Hall) -> None:
+    hall.logs_in("p1", "alice")
+    answer = hall.asks("p1", "/v1/logout", {"login": "alice"}, origin=str(hall.machines["p2"].ip))
+    assert (answer["status"], answer["code"]) == (403, "auth.denied")
+    assert hall.where() == {"alice": "p1"}
+
+
 def test_a_machine_that_mdb_does_not_know_lets_nobody_in(hall: Hall) -> None:
     extra = hall.machine("extra")
     with Mdb(hall.mdb.unix) as mdb:
@@ -132,6 +141,33 @@ def test_too_many_wrong_passwords_of_a_machine_are_not_even_looked_at(hall: Hall
     assert found[-1] == "Too many passwords were tried here. Wait a minute."
     assert told(hall.auth("guesser", "alice")) == (False, "password")
     assert told(hall.auth("p1", "alice")) == (True, None)
+
+
+def test_who_guesses_over_ssh_does_not_lock_the_console_of_the_machine(hall: Hall) -> None:
+    hall.machine("victim")
+    until(lambda: hall.auth("victim", "alice", "wrong")["reason"] == "password")
+    found = [hall.auth("victim", "alice", "wrong", remote=True)["message"] for _ in range(6)]
+    assert found[-1] == "Too many passwords were tried here. Wait a minute."
+    assert told(hall.auth("victim", "alice")) == (True, None)
+
+
+def test_who_knows_a_password_does_not_keep_gw_busy_with_it(hall: Hall) -> None:
+    hall.machine("busy")
+    until(lambda: hall.auth("busy", "alice")["allowed"])
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: hall.auth("busy", "alice")["message"], range(CHECKS + 20)))
+    assert "Too many passwords were tried here. Wait a minute." in found
+    assert told(hall.auth("p1", "alice")) == (True, None)
+
+
+def test_a_password_that_was_changed_since_it_was_verified_begins_no_session(hall: Hall) -> None:
+    hall.auth("p1", "bob")
+    hall.user("bob", password="new")
+    until(lambda: hall.auth("p2", "bob", "new")["allowed"], seconds=2)
+    assert told(hall.account("p1", "bob")) == (False, "password")
+    assert hall.where() == {}
+    hall.user("bob")
+    until(lambda: hall.auth("p1", "bob")["allowed"], seconds=2)
 
 
 def test_a_changed_password_counts_within_two_seconds(hall: Hall) -> None:

@@ -165,6 +165,15 @@ def test_the_password_comes_on_standard_input_as_pam_exec_gives_it(
     assert (code, shown) == (1, "the password is wrong\n")
 
 
+@pytest.mark.parametrize(("host", "said"), [("192.168.0.66", {"remote": True}), ("", {}), (None, {})])
+def test_presence_is_told_of_who_comes_over_the_network(
+    server: PresenceServer, capsys: pytest.CaptureFixture[str], host: str | None, said: dict[str, bool]
+) -> None:
+    environ = {"PAM_USER": "alice", "PAM_TYPE": "auth", **({} if host is None else {"PAM_RHOST": host})}
+    assert ran(capsys, server.presence(), environ, PASSWORD.encode()) == (0, "")
+    assert server.requests[-1][1] == {"login": "alice", "password": PASSWORD, "stage": "auth", **said}
+
+
 @pytest.mark.parametrize("bug", [HostError("seat.credential", "no token is here"), RuntimeError("a bug")])
 def test_a_failure_of_any_kind_lets_nobody_in_and_shows_no_traceback(
     capsys: pytest.CaptureFixture[str], bug: BaseException
