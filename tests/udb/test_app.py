@@ -81,6 +81,12 @@ def test_organizers_see_contestants_through_no_door_more(full: Guarded) -> None:
     assert (code, json.loads(text)["password"]) == (200, "secret of user")
     code, text = ask_as(full, "oli", "/v1/sheet", method="POST", body={})
     assert (code, [each["login"] for each in json.loads(text)["people"]]) == (200, ["one-user"])
+    code, text = ask_as(full, "oli", "/v1/export?format=json")
+    assert (code, [each["login"] for each in json.loads(text)]) == (200, ["one-user"])
+    code, text = ask_as(full, "oli", "/v1/pools")
+    assert (code, [each["group"] for each in json.loads(text)["pools"]]) == (200, ["user"])
+    code, text = ask_as(full, "oli", "/v1/audit?limit=1000")
+    assert (code, {entry["name"] for entry in json.loads(text)["entries"]}) == (200, {"one-user"})
     for group in (UserGroup.ORGA, UserGroup.ROOT):
         id = ids[group]
         for method, path, body in [
