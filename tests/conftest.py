@@ -18,6 +18,12 @@ __all__ = ["database_url", "postgresql", "postgresql_server", "shop"]
 EMULATED = ("test_pxe.py", "test_netboot.py", "test_damaged_root.py", "test_power_cut.py")
 """Files whose machines run in QEMU: each takes a processor, so only one at a time."""
 
+ONE_HALL = (
+    *("test_hall.py", "test_edge.py", "test_names.py", "test_users.py", "test_waits.py", "test_schedule.py"),
+    *("test_firewall.py", "test_strangers.py"),
+)
+"""Scenarios that share one lab (`e2e.pool`) when they come one after the other, those last that leave most in it."""
+
 
 def mounts() -> set[str]:
     """Where something of ours is mounted, in this process's namespace."""
@@ -27,18 +33,30 @@ def mounts() -> set[str]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Emulated machines take minutes: with two workers they come first, and all the rest goes on beside them."""
-    items.sort(key=lambda item: item.path.name not in EMULATED)
+    items.sort(key=lambda item: _turn(item.path))
+
+
+def _turn(path: Path) -> tuple[int, int]:
+    if path.name in EMULATED:
+        return 0, 0
+    return (1, ONE_HALL.index(path.name)) if _in_one_hall(path) else (2, 0)
+
+
+def _in_one_hall(path: Path) -> bool:
+    return path.parent.name == "scenarios" and path.name in ONE_HALL
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Who runs what (`pytest -n 2`): a file's tests stay together, and so do those with emulated machines."""
+    """Who runs what (`pytest -n 2`): tests of a file stay together, so do emulated machines, and those of one lab."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file: str = super()._split_scope(nodeid)
-            return "emulated" if Path(file).name in EMULATED else file
+            if Path(file).name in EMULATED:
+                return "emulated"
+            return "one hall" if _in_one_hall(Path(file)) else file
 
     return Scheduling(config, log)
 

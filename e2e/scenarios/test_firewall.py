@@ -29,7 +29,7 @@ from services.usermap.client import UsermapClient
 from services.usermap.schema import State
 from services.usermap.view import by_name
 
-pytestmark = [pytest.mark.lan(topology="hall", seats=1), pytest.mark.images]
+pytestmark = [pytest.mark.lan(topology="hall", seats=2), pytest.mark.images]
 OVERRIDE = "/run/backline/hall/override.toml"
 UPSTREAM, PORT = "198.51.100.1", 8080
 # The world: echoes what it gets, and says whom it sees.
@@ -72,7 +72,7 @@ while True:
 
 @dataclass
 class Gate:
-    """gw's services, the one seat, and the world."""
+    """gw's services, a seat, and the world."""
 
     lab: Lab
     firewall: FirewallClient

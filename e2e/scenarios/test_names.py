@@ -12,7 +12,7 @@ from services.dns.client import Dns
 from services.mdb.client import Mdb
 from services.mdb.schema import MachinePatch, MachineType, NewMachine
 
-pytestmark = [pytest.mark.lan(topology="hall", seats=1), pytest.mark.images]
+pytestmark = [pytest.mark.lan(topology="hall", seats=2), pytest.mark.images]
 GW, ALIEN_GW = "192.168.1.254", "192.168.250.254"
 NEW = NewMachine(hostname="thing", mac="52:54:00:0d:05:01", aliases=["gadget"], type=MachineType.ORGA)
 

@@ -2,49 +2,37 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
-from builder import image
 from builder.image import Shop
 from e2e import topology
 from e2e.lab import Lab
-from services.common.progress import Progress
+from e2e.scenarios import changed
 
 pytestmark = pytest.mark.images
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def other_version(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A second version of nfsroot: this checkout with one file more."""
-    root = tmp_path_factory.mktemp("other") / "checkout"
-    ignored = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "*.egg-info")
-    shutil.copytree(shop.root, root, symlinks=True, ignore=ignored)
-    marker = root / "images/nfsroot/mkosi.extra/etc/backline/other"
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.write_text("the other version\n")
-    before = shop.store.current("nfsroot")
-    built = image.build(Shop.open(shop.settings, Progress(quiet=True), root=root), "nfsroot")
-    if before is not None:
-        shop.store.set_current(before)
-    return built.ref.version
+    """A second version of nfsroot: the one that others publish."""
+    return changed.build(shop, tmp_path_factory.mktemp("good") / "checkout", changed.GOOD).version
 
 
 @pytest.mark.lan(topology="hall", seats=1)
 def test_a_seat_reboots_into_another_version_of_nfsroot_and_back(lab: Lab, other_version: str) -> None:
     seat = lab["pas-r01p01"]
     first = seat.booted["version"]
-    seat.fails("cat", "/etc/backline/other")
+    seat.fails("cat", f"/{changed.FILE}")
     seat.put("/root/written", "gone after a restart")
     seat.reboot(other_version)
-    assert seat.succeeds("cat", "/etc/backline/other") == "the other version"
+    assert seat.succeeds("cat", f"/{changed.FILE}") == "the new version"
     assert seat.booted["version"] == other_version
     seat.fails("cat", "/root/written")
     seat.reboot(first)
     assert seat.booted["version"] == first
-    seat.fails("cat", "/etc/backline/other")
+    seat.fails("cat", f"/{changed.FILE}")
 
 
 @pytest.mark.lan(topology="hall", seats=1)

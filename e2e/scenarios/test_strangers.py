@@ -14,7 +14,6 @@ from ipaddress import IPv4Address, IPv4Network
 import httpx2
 import pytest
 
-from e2e import topology
 from e2e.lab import Lab
 from e2e.node import Node
 from e2e.pool import Labs
@@ -32,11 +31,12 @@ FLOOD = 300
 @pytest.fixture(scope="module")
 def hall(labs: Labs) -> Iterator[Lab]:
     """The hall, with a stranger on its second switch."""
-    labs.close()
-    with Lab(topology.built_in("hall"), settings=labs.settings) as lab:
-        lab.start()
+    lab = labs.take(topology="hall", seats=2)
+    try:
         lab.add_seat(NAME, stranger=True)
         yield lab
+    finally:
+        labs.give_back(lab, failed=False, share=False)
 
 
 @pytest.fixture

@@ -115,10 +115,16 @@ def test_a_new_seat_is_there_by_itself(desk: Desk, made: Rooms) -> None:
 
 
 def test_a_map_whose_service_is_half_dead_does_not_look_alive(desk: Desk, made: Rooms) -> None:
+    """The page's own clock is put forward."""
+    desk.page.clock.install()
     desk.open("/")
     expect(desk.page.locator("#s1")).to_be_visible()
+    expect(desk.page.locator(".legend .free strong")).to_have_text(str(SEATS))
     with stopped(made.service):
-        expect(desk.page.locator("[data-stale]")).to_be_visible(timeout=35_000)
+        desk.page.clock.fast_forward(20_000)
+        expect(desk.page.locator("[data-stale]")).to_be_hidden()
+        desk.page.clock.fast_forward(6_000)
+        expect(desk.page.locator("[data-stale]")).to_be_visible()
     expect(desk.page.locator("[data-stale]")).to_be_hidden(timeout=15_000)
 
 
