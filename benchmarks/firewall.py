@@ -13,11 +13,13 @@ import time
 from collections.abc import Sequence
 
 from benchmarks.figures import Figures
+from services.common.feed.client import Key
+from services.common.feed.mirror import Mirror
 from services.common.feed.wire import Record
 from services.common.process import run
 from services.firewall.apply import Applier
 from services.firewall.nft import Nft
-from services.firewall.plan import Bounds, plan
+from services.firewall.plan import Bounds, Machine, Session, User, plan
 from services.firewall.schema import Settings
 
 INSIDE = "--in-namespace"
@@ -28,18 +30,26 @@ def measure(figures: Figures, seats: int, turns: int, folder: str) -> None:
     settings = Settings(networks=["10.1.0.0/16"], folder=folder)
     applier = Applier(settings, Bounds.of(settings), Nft())
     applier.start()
-    machines: dict[str, Record] = {
-        str(id): {"id": id, "hostname": f"s{id}", "ip": f"10.1.{id // 250}.{id % 250 + 1}", "type": "user"}
-        for id in range(1, seats + 1)
+    machines = Mirror.at("unix:/nowhere", "machines", Machine)
+    machines.take(
+        {
+            ("machines", str(id)): {
+                "id": id, "hostname": f"s{id}", "ip": f"10.1.{id // 250}.{id % 250 + 1}", "type": "user"
+            }
+            for id in range(1, seats + 1)
+        }
+    )  # fmt: skip
+    users = Mirror.at("unix:/nowhere", "users", User)
+    users.take({("users", str(id)): {"id": id, "login": f"u{id}", "group": "user"} for id in range(1, 2 * seats + 1)})
+    everybody: dict[Key, Record] = {
+        ("sessions", f"u{id}"): {"login": f"u{id}", "machine": id} for id in range(1, seats + 1)
     }
-    users: dict[str, Record] = {
-        str(id): {"id": id, "login": f"u{id}", "group": "user"} for id in range(1, 2 * seats + 1)
-    }
-    sessions: dict[str, Record] = {f"u{id}": {"login": f"u{id}", "machine": id} for id in range(1, seats + 1)}
+    sessions = Mirror.at("unix:/nowhere", "sessions", Session)
 
-    def turn(what: str, there: dict[str, Record], goal: str = "") -> None:
+    def turn(what: str, there: dict[Key, Record], goal: str = "") -> None:
         began = time.perf_counter()
-        made = plan(applier.bounds, machines, users, there)
+        sessions.take(there)
+        made = plan(applier.bounds, machines, users, sessions)
         planned = time.perf_counter()
         assert applier.apply(made.sets)
         ended = time.perf_counter()
@@ -47,11 +57,12 @@ def measure(figures: Figures, seats: int, turns: int, folder: str) -> None:
         figures.add(f"{what}: plan, nft and kernel", 1000 * (ended - began), "ms", goal)
 
     for number in range(1, turns + 1):
-        turn(f"all of {seats} seats lose access or get it", {} if number % 2 == 0 else sessions)
+        turn(f"all of {seats} seats lose access or get it", {} if number % 2 == 0 else everybody)
     if turns % 2 == 0:
+        sessions.take(everybody)
         applier.apply(plan(applier.bounds, machines, users, sessions).sets)
     for number in range(1, turns + 1):
-        there = {login: record for login, record in sessions.items() if login != f"u{number}"}
+        there = {key: record for key, record in everybody.items() if key[1] != f"u{number}"}
         turn(f"one of {seats} seats changes", there, "< 100 ms")
     assert applier.look()
 

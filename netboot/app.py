@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 from collections.abc import AsyncIterator
@@ -71,7 +72,7 @@ from services.common.access import Access
 from services.common.app import Application, create_app
 from services.common.edge import Operation
 from services.common.errors import BacklineError, MissingError
-from services.common.feed.client import Follower
+from services.common.feed.client import Batch, Follower
 from services.common.feed.server import Feed
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,6 @@ REVERT_SECONDS = 5.0
 PRUNE_SECONDS = 600.0
 FEED_SECONDS = 0.2
 MANY = 100
-REFUSED_SECONDS = 10.0
 
 _CHANGING = [401, 403, 404, 409, 422]
 _READING = [401, 403, 404]
@@ -124,7 +124,7 @@ def make_app(store: Store, follower: Follower, settings: Settings, access: Acces
         unpassed.set_function(lambda: len(passing or ()))
         async with feed.run(app):
             tasks = [
-                asyncio.create_task(_follow(follower, store.machines), name="mdb"),
+                asyncio.create_task(follower.follow(functools.partial(_take, store.machines)), name="mdb"),
                 asyncio.create_task(_revert(store), name="revert"),
                 asyncio.create_task(_prune(boots), name="prune"),
                 asyncio.create_task(_flush(heartbeats), name="heartbeats"),
@@ -383,25 +383,19 @@ def _of_the_living(its: Living) -> list[Route]:
     ]
 
 
-async def _follow(follower: Follower, machines: Machines) -> None:
-    """Hold what mdb says. A refusal is no reason to end: machines boot from what is known, and /healthz says it.
+def _take(machines: Machines, batch: Batch) -> None:
+    """Hold what mdb says.
 
     Ten thousand records are half a million objects in which nothing refers back: Python's collector shall not walk them
     (gc.freeze), which would stop every answer for a tenth of a second.
     """
-    while True:
-        try:
-            async for batch in follower.batches():
-                if batch.first:
-                    machines.take(batch.state)
-                    machines.heard = True
-                else:
-                    machines.follow(batch.changes)
-                if batch.first or len(batch.changes) > MANY:
-                    gc.freeze()
-        except BacklineError as error:
-            logger.error("mdb refuses its feed: %s", error)
-        await asyncio.sleep(REFUSED_SECONDS)
+    if batch.first:
+        machines.take(batch.state)
+        machines.heard = True
+    else:
+        machines.follow(batch.changes)
+    if batch.first or len(batch.changes) > MANY:
+        gc.freeze()
 
 
 async def _revert(store: Store) -> None:

@@ -63,21 +63,12 @@ class Store:
         self._following = True
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._listen())
+                tasks.create_task(self.follower.follow(self._take))
                 tasks.create_task(self._work())
         except* Exception:
             logger.exception("nothing is applied any more")
         finally:
             self._following = False
-
-    async def _listen(self) -> None:
-        while True:
-            try:
-                async for batch in self.follower.batches():
-                    self._take(batch)
-            except BacklineError as error:  # mdb refuses us; the check of the feed says so, too
-                logger.error("%s cannot be followed: %s", self.follower.endpoint, error)
-            await asyncio.sleep(LOOK_SECONDS)
 
     def _take(self, batch: Batch) -> None:
         """Note what a batch says; who works is told. The batch's state is the follower's own and is not kept."""

@@ -80,7 +80,7 @@ class Worker:
             self.known = True
             self._changed.set()
         tasks = [
-            asyncio.create_task(self._follow(), name="dns feed"),
+            asyncio.create_task(self.follower.follow(self.take), name="dns feed"),
             asyncio.create_task(self._work(), name="dns work"),
         ]
         try:
@@ -112,14 +112,6 @@ class Worker:
         pending.set_function(lambda: float(self.problem is not None))
         records = Gauge("backline_dns_records", "Records in all zones", registry=registry)
         records.set_function(lambda: sum(len(zone.records) for zone in list(self.applier.zones.values())))
-
-    async def _follow(self) -> None:
-        try:
-            async for batch in self.follower.batches():
-                self.take(batch)
-        except BacklineError as error:  # what the feed can never serve: another mdb than ours, or a mistake
-            logger.error("mdb's feed refuses us: %s", error)
-            self.problem = error
 
     def take(self, batch: Batch) -> None:
         """Note what a batch says of machines."""
@@ -220,9 +212,10 @@ class Worker:
         """What is in force."""
         left_out = self.left_out()
         position = self.follower.state.position
+        problem = self.follower.refused or self.problem
         return Status(
-            state="applied" if self.problem is None and self._done == self._noted else "pending",
-            problem=None if self.problem is None else self.problem.message,
+            state="applied" if problem is None and self._done == self._noted else "pending",
+            problem=None if problem is None else problem.message,
             applied=self.applied,
             seconds=self.seconds,
             revision=None if position is None else position.revision,
@@ -236,8 +229,8 @@ class Worker:
 
     async def in_force(self) -> None:
         """A check for /healthz. Raises what keeps zones from being in force."""
-        if self.problem is not None:
-            raise self.problem
+        if (problem := self.follower.refused or self.problem) is not None:
+            raise problem
 
     async def named_answers(self) -> None:
         """A check for /healthz: named has the hall's zone, as it is on disk. Raises MissingError("dns.named")."""

@@ -46,12 +46,11 @@ def make_app(worker: Worker, access: Access, *, identity: ImageIdentity | None =
         async with worker.run(app.metrics):
             yield
 
-    feeds = {name: follower.fresh for name, follower in worker.feeds.followers.items()}
     return create_app(
         service="firewall",
         access=access,
         description="Who gets out of the hall: what the kernel is given from mdb, udb and presence. Read-only.",
-        checks={**feeds, "rules": worker.in_force},
+        checks={**worker.feeds.checks(), "rules": worker.in_force},
         lifespan=lifespan,
         identity=identity,
         routes=[

@@ -9,25 +9,16 @@ left out by itself, is named, and changes nothing for anybody else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
-from typing import TypeVar
 
 import msgspec
 
 from services.common.addresses import Range
-from services.common.codec import convert
-from services.common.feed.wire import Record
+from services.common.feed.mirror import Mirror
 from services.common.users import UserGroup
 from services.firewall.schema import LeftOut, Person, Reason, Settings, Standing
-
-MACHINE_FIELDS = ("hostname", "aliases", "ip", "type")
-USER_FIELDS = ("login", "group")
-SESSION_FIELDS = ("login", "machine")
-"""The fields of each feed that decide."""
-
-T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -114,15 +105,17 @@ class Plan:
             return None if id is None else self.standings[id]
 
 
-def plan(
-    bounds: Bounds, machines: Mapping[str, Record], users: Mapping[str, Record], sessions: Mapping[str, Record]
-) -> Plan:
-    """From the records of the three feeds, by key."""
-    left_out: list[LeftOut] = []
-    known = {each.id: each for each in _read(machines, Machine, "machine", left_out)}
-    groups = {each.login: each.group for each in _read(users, User, "user", left_out)}
+def plan(bounds: Bounds, machines: Mirror[Machine], users: Mirror[User], sessions: Mirror[Session]) -> Plan:
+    """From what the three feeds say."""
+    left_out = [
+        LeftOut(record=f"{what} {key}", reason=f"it cannot be read: {why}")
+        for what, mirror in (("machine", machines), ("user", users), ("session", sessions))
+        for key, why in mirror.unreadable.items()
+    ]
+    known = {each.id: each for each in machines}
+    groups = {each.login: each.group for each in users}
     people: dict[int, list[Person]] = {}
-    for session in _read(sessions, Session, "session", left_out):
+    for session in sessions:
         if session.machine not in known:
             why = f"mdb knows no machine {session.machine}"
             left_out.append(LeftOut(record=f"session of {session.login}", reason=why))
@@ -187,11 +180,3 @@ def decide(bounds: Bounds, machine: Machine, people: list[Person]) -> tuple[bool
             return False, Reason.REFUSED, why
     told = ", ".join(f"{person.login} ({person.group.value})" for person in people if person.group is not None)
     return True, Reason.GROUP, f"the groups of all who have a session there may: {told}"
-
-
-def _read(records: Mapping[str, Record], type: type[T], what: str, left_out: list[LeftOut]) -> Iterator[T]:
-    for key, record in records.items():
-        try:
-            yield convert(record, type)
-        except msgspec.ValidationError as error:
-            left_out.append(LeftOut(record=f"{what} {key}", reason=f"it cannot be read: {error}"))

@@ -21,13 +21,12 @@ from msgspec.structs import replace
 from prometheus_client import Counter, Gauge, Histogram
 
 from services.common.errors import BacklineError, HostError, MissingError
-from services.common.feed.client import Follower
-from services.common.feed.joined import Joined
+from services.common.feed.mirror import Mirror, Mirrors
 from services.common.metrics import Metrics
 from services.firewall.apply import Applier
 from services.firewall.flows import Flow, Listener
 from services.firewall.nft import Nft
-from services.firewall.plan import MACHINE_FIELDS, SESSION_FIELDS, USER_FIELDS, Bounds, Plan, Sets, plan
+from services.firewall.plan import Bounds, Machine, Plan, Session, Sets, User, plan
 from services.firewall.rules import COUNTERS
 from services.firewall.schema import (
     LEFT_OUT_SHOWN,
@@ -46,18 +45,26 @@ QUIET, LONGEST = 0.005, 0.05
 HEARD_SECONDS = 2.0
 """How long new connections wait to be written down until each feed has told what is new; who has nothing new is silent.
 """
-TOPICS = {"mdb": "machines", "udb": "users", "presence": "sessions"}
 
 
 class Worker:
     """Followers, applier, the kernel's events, and what is known between them. `run` is part of the lifespan."""
 
     def __init__(
-        self, settings: Settings, applier: Applier, feeds: Joined, events: socket.socket | None = None
+        self,
+        settings: Settings,
+        applier: Applier,
+        machines: Mirror[Machine],
+        users: Mirror[User],
+        sessions: Mirror[Session],
+        events: socket.socket | None = None,
     ) -> None:
         self.settings = settings
         self.applier = applier
-        self.feeds = feeds
+        self.machines = machines
+        self.users = users
+        self.sessions = sessions
+        self.feeds = Mirrors({"mdb": machines, "udb": users, "presence": sessions})
         self.listener = Listener(self.write_down, events)
         self.plan = Plan()
         self.problem: BacklineError | None = MissingError("firewall.waiting", "no feed has told anything yet")
@@ -196,8 +203,7 @@ class Worker:
             self.problem = MissingError("firewall.waiting", why)
 
     def _make_plan(self) -> None:
-        records = {name: self.feeds.records(name, topic) for name, topic in TOPICS.items()}
-        self.plan = plan(self.applier.bounds, records["mdb"], records["udb"], records["presence"])
+        self.plan = plan(self.applier.bounds, self.machines, self.users, self.sessions)
 
     def _failed(self, error: BacklineError) -> None:
         self._count["failures"].inc()  # type: ignore[union-attr]
@@ -308,10 +314,11 @@ def _end(address: object, port: int | None) -> str:
 def make_worker(settings: Settings, events: socket.socket | None = None) -> Worker:
     """A worker of this host's kernel; `events` as for `Listener`. Raises ValueError for settings without sense."""
     folder = Path(settings.folder)
-    fields = {"mdb": MACHINE_FIELDS, "udb": USER_FIELDS, "presence": SESSION_FIELDS}
-    addresses = {"mdb": settings.mdb, "udb": settings.udb, "presence": settings.presence}
-    followers = {
-        name: Follower(addresses[name], topics=[topic], fields=fields[name], memory=folder / f"{name}.json")
-        for name, topic in TOPICS.items()
-    }
-    return Worker(settings, Applier(settings, Bounds.of(settings), Nft()), Joined(followers), events)
+    return Worker(
+        settings,
+        Applier(settings, Bounds.of(settings), Nft()),
+        Mirror.at(settings.mdb, "machines", Machine, memory=folder / "mdb.json"),
+        Mirror.at(settings.udb, "users", User, memory=folder / "udb.json"),
+        Mirror.at(settings.presence, "sessions", Session, memory=folder / "presence.json"),
+        events,
+    )

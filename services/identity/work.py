@@ -37,7 +37,6 @@ TOPIC = "users"
 FIELDS = ("id", "login", "firstname", "lastname", "uid", "group", "shell", "keys")
 QUIET, LONGEST = 0.02, 0.5
 AGAIN = 5.0
-REFUSED_AGAIN = 30.0
 TOKEN = "backline.boot-token"
 _LOGIND = ("org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
 
@@ -62,7 +61,6 @@ class Worker:
         self.known = False
         self.made: Accounts | None = None
         self.problem: BacklineError | None = MissingError("identity.waiting", "udb has not told any user yet")
-        self.refused: BacklineError | None = None
         self.applied: float | None = None
         self.seconds: float | None = None
         self._own = own
@@ -78,7 +76,7 @@ class Worker:
         """Follow and apply while the block lasts."""
         self._measure(metrics)
         tasks = [
-            asyncio.create_task(self._follow(), name="identity feed"),
+            asyncio.create_task(self.follower.follow(self.take), name="identity feed"),
             asyncio.create_task(self._work(), name="identity work"),
         ]
         try:
@@ -110,16 +108,6 @@ class Worker:
         pending = Gauge("backline_identity_pending", "1 while something known is not in force", registry=registry)
         pending.set_function(lambda: float(self.problem is not None))
 
-    async def _follow(self) -> None:
-        while True:
-            try:
-                async for batch in self.follower.batches():
-                    self.take(batch)
-            except BacklineError as error:
-                logger.error("udb's feed refuses us: %s", error)
-                self.refused = error
-            await asyncio.sleep(REFUSED_AGAIN)
-
     def take(self, batch: Batch) -> None:
         """Note what a batch says of users."""
         if batch.first:
@@ -129,7 +117,7 @@ class Worker:
                 self.records[change.key] = change.after
             elif change.topic == TOPIC:
                 self.records.pop(change.key, None)
-        self.known, self.refused = True, None
+        self.known = True
         self._noted += 1
         self._changed.set()
 
@@ -198,7 +186,7 @@ class Worker:
         position = self.follower.state.position
         made = self.made
         left_out = [] if made is None else list(made.left_out)
-        problem = self.refused or self.problem
+        problem = self.follower.refused or self.problem
         return Status(
             state="applied" if problem is None and self._done == self._noted else "pending",
             problem=None if problem is None else problem.message,
@@ -214,7 +202,7 @@ class Worker:
 
     async def in_force(self) -> None:
         """A check for /healthz. Raises what keeps users from being in force."""
-        if (problem := self.refused or self.problem) is not None:
+        if (problem := self.follower.refused or self.problem) is not None:
             raise problem
 
 

@@ -122,8 +122,6 @@ def make_app(work: Work, access: Access) -> Application:
     @contextlib.asynccontextmanager
     async def lifespan(app: Application) -> AsyncIterator[None]:
         await asyncio.to_thread(work.prepare)
-        work.machines.follower.measure(app.metrics, "mdb")
-        work.users.follower.measure(app.metrics, "udb")
         registry = app.metrics.registry
         registry.register(_Counted(work))
         live = Gauge("backline_presence_sessions", "Sessions", registry=registry)
@@ -132,18 +130,13 @@ def make_app(work: Work, access: Access) -> Application:
         silent.set_function(lambda: work.listening.silence(work.clock()))
         users = Gauge("backline_presence_users", "Users that udb told of", registry=registry)
         users.set_function(lambda: len(work.users))
-        async with feed.run(app):
-            tasks = [
-                asyncio.create_task(work.users.run(work.users_changed), name="udb"),
-                asyncio.create_task(work.machines.run(work.machines_changed), name="mdb"),
-                asyncio.create_task(work.look(), name="expiry"),
-            ]
+        async with feed.run(app), work.feeds.run(app.metrics):
+            looking = asyncio.create_task(work.look(), name="expiry")
             try:
                 yield
             finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                looking.cancel()
+                await asyncio.gather(looking, return_exceptions=True)
                 work.close()
 
     known = [401, 403]
@@ -151,12 +144,7 @@ def make_app(work: Work, access: Access) -> Application:
         service="presence",
         access=access,
         description="Who is logged in where, and whether somebody may log in.",
-        checks={
-            "feed": feed.healthy,
-            "mdb": work.machines.fresh,
-            "udb": work.users.fresh,
-            "heartbeats": work.bringing,
-        },
+        checks={"feed": feed.healthy, **work.feeds.checks(), "heartbeats": work.bringing},
         lifespan=lifespan,
         routes=[
             Operation(

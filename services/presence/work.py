@@ -19,8 +19,7 @@ from pathlib import Path
 
 from services.common.database import Database
 from services.common.errors import BacklineError, HostError
-from services.common.feed.client import Follower
-from services.common.feed.mirror import Mirror, Told
+from services.common.feed.mirror import Mirror, Mirrors, Told
 from services.common.rate import Rate
 from services.common.yescrypt import verify_password
 from services.presence.rules import EXPIRY_SECONDS, Change, Hall, Listening, Refusal, Row
@@ -65,6 +64,8 @@ class Work:
         self.store = store
         self.users = users
         self.machines = machines
+        self.feeds = Mirrors({"mdb": machines, "udb": users})
+        users.changed, machines.changed = self.users_changed, self.machines_changed
         self.clock = clock
         self.wall = wall
         self.hall = Hall()
@@ -258,12 +259,11 @@ def make_work(database: Database, settings: Settings) -> Work:
     def memory(name: str) -> Path | None:
         return Path(settings.memory) / f"{name}.json" if settings.memory else None
 
-    users = Follower(settings.udb, path="/v1/feed/private", topics=["users"], memory=memory("udb"))
-    machines = Follower(settings.mdb, topics=["machines"], memory=memory("mdb"))
+    private = "/v1/feed/private"
     return Work(
         Store(database),
-        Mirror(users, "users", User, by=lambda user: user.login),
-        Mirror(machines, "machines", Machine, by=lambda machine: machine.hostname),
+        Mirror.at(settings.udb, "users", User, path=private, memory=memory("udb"), by=lambda user: user.login),
+        Mirror.at(settings.mdb, "machines", Machine, memory=memory("mdb"), by=lambda machine: machine.hostname),
         tries=settings.tries,
     )
 

@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 TOPIC = "publications"
 AGAIN_SECONDS = 10.0
 """How often netboot is compared with what is here, and what failed is tried again."""
-REFUSED_SECONDS = 10.0
 
 
 class Worker:
@@ -45,17 +44,8 @@ class Worker:
         self._publications: list[Publication] | None = None
         self._fresh: set[int] = set()
 
-    async def follow(self) -> None:
+    def take(self, batch: Batch) -> None:
         """Hold the depot's publications."""
-        while True:
-            try:
-                async for batch in self.follower.batches():
-                    self._took(batch)
-            except BacklineError as error:
-                logger.error("the depot refuses its feed: %s", error)
-            await asyncio.sleep(REFUSED_SECONDS)
-
-    def _took(self, batch: Batch) -> None:
         records = [record for (topic, _), record in batch.state.items() if topic == TOPIC]
         found = [publication for record in records if (publication := _publication(record)) is not None]
         known = {each.id for each in self._publications or []}
@@ -155,7 +145,7 @@ def make_app(keeper: Keeper, follower: Follower, *, access: Access) -> Applicati
         for state in State:
             versions.labels(state=state.value).set_function(functools.partial(keeper.count, state))
         tasks = [
-            asyncio.create_task(worker.follow(), name="depot"),
+            asyncio.create_task(follower.follow(worker.take), name="depot"),
             asyncio.create_task(worker.work(), name="work"),
         ]
         try:

@@ -6,7 +6,6 @@ always 204, so that nginx's auth_request lets everybody in; what a page makes of
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,8 +19,7 @@ from services.common.access import Access, access_of
 from services.common.app import Application, create_app
 from services.common.edge import Operation
 from services.common.errors import AccessError
-from services.common.feed.client import Follower
-from services.common.feed.mirror import Mirror
+from services.common.feed.mirror import Mirror, Mirrors
 from services.sso.quick import Counts
 from services.sso.schema import Machine, Session, Settings
 from services.sso.who import AUTHENTICATED, Who
@@ -60,11 +58,9 @@ def make_who(settings: Settings) -> Who:
     def memory(name: str) -> Path | None:
         return Path(settings.memory) / f"{name}.json" if settings.memory else None
 
-    machines = Follower(settings.mdb, topics=["machines"], fields=["ip", "hostname"], memory=memory("mdb"))
-    sessions = Follower(settings.presence, topics=["sessions"], memory=memory("presence"))
     return Who(
-        Mirror(machines, "machines", Machine, by=lambda machine: machine.ip),
-        Mirror(sessions, "sessions", Session, by=lambda session: str(session.machine)),
+        Mirror.at(settings.mdb, "machines", Machine, memory=memory("mdb"), by=lambda machine: machine.ip),
+        Mirror.at(settings.presence, "sessions", Session, memory=memory("presence"), by=lambda each: str(each.machine)),
         settings.overrides,
     )
 
@@ -72,27 +68,19 @@ def make_who(settings: Settings) -> Who:
 def make_app(who: Who, access: Access, counts: Counts | None = None) -> Application:
     """The service's application; it follows mdb and presence while it lives."""
     its = Handlers(who, counts or Counts())
+    feeds = Mirrors({"mdb": who.machines, "presence": who.sessions})
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Application) -> AsyncIterator[None]:
-        for mirror in (who.machines, who.sessions):
-            await asyncio.to_thread(mirror.recall)
-        who.machines.follower.measure(app.metrics, "mdb")
-        who.sessions.follower.measure(app.metrics, "presence")
         app.metrics.registry.register(its)
-        tasks = [asyncio.create_task(mirror.run(), name="feed") for mirror in (who.machines, who.sessions)]
-        try:
+        async with feeds.run(app.metrics):
             yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     return create_app(
         service="sso",
         access=access,
         description="Who sits at an address, for nginx.",
-        checks={"mdb": who.machines.fresh, "presence": who.sessions.fresh},
+        checks=feeds.checks(),
         lifespan=lifespan,
         routes=[
             Operation("GET", "/v1/whois", its.whois, summary="Who is there?", status=204, errors=[403]),

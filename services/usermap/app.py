@@ -40,12 +40,11 @@ def make_app(watch: Watch, access: Access, *, htmx: Path = HTMX) -> Application:
         async with watch.run(app.metrics):
             yield
 
-    feeds = {name: follower.fresh for name, follower in watch.feeds.followers.items()}
     return create_app(
         service="usermap",
         access=access,
         description="The rooms: what each seat is, and for organizers who sits there.",
-        checks={**feeds, "map": watch.well},
+        checks={**watch.feeds.checks(), "map": watch.well},
         lifespan=lifespan,
         error_page=pages.error,
         routes=[

@@ -1,34 +1,24 @@
-"""The map from what mdb, udb, presence and netboot say; and what of it is for everybody. Pure.
-
-A record that cannot be read is left out, and nothing else.
-"""
+"""The map from what mdb, udb, presence and netboot say; and what of it is for everybody. Pure."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
 
 from netboot.schema import Liveness
 from netboot.schema import Seat as NetbootSeat
-from services.common.codec import convert, encode_json
-from services.common.feed.wire import Record
+from services.common.codec import encode_json
 from services.common.names import row_of
 from services.common.users import UserGroup
 from services.usermap.schema import Map, Person, Room, Row, Seat, Source, State
 
-MACHINE_FIELDS = ("hostname", "type", "room", "faulty", "faulty_reason")
-USER_FIELDS = ("login", "group")
-SESSION_FIELDS = ("login", "machine", "since")
-"""The fields of each feed that are shown."""
 SERVER = "service"
 _NUMBERS = re.compile(r"(\d+)")
-T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -58,9 +48,9 @@ class Session(msgspec.Struct, frozen=True):
 
 
 def view(
-    machines: Iterable[Record],
-    users: Iterable[Record],
-    sessions: Iterable[Record],
+    machines: Iterable[Machine],
+    users: Iterable[User],
+    sessions: Iterable[Session],
     seats: Sequence[NetbootSeat],
     sources: Sequence[Source] = (),
     *,
@@ -69,14 +59,14 @@ def view(
 ) -> Map:
     """Everything. While netboot is silent (`seats` is what it said last), nobody is taken for reachable or not."""
     silent = any(each.name == "netboot" and each.why is not None for each in sources)
-    groups = {user.login: user.group for user in _read(users, User)}
+    groups = {user.login: user.group for user in users}
     people: dict[int, list[Person]] = {}
-    for session in _read(sessions, Session):
+    for session in sessions:
         person = Person(login=session.login, group=groups.get(session.login), since=session.since)
         people.setdefault(session.machine, []).append(person)
     said = {each.machine: each for each in seats}
     rooms: dict[str, dict[str, list[Seat]]] = {}
-    for machine in sorted(_read(machines, Machine), key=lambda each: natural(each.hostname)):
+    for machine in sorted(machines, key=lambda each: natural(each.hostname)):
         if machine.type == SERVER:
             continue
         there = sorted(people.get(machine.id, []), key=lambda person: person.login)
@@ -174,11 +164,3 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 def by_name(map: Map) -> Mapping[str, Seat]:
     """Seats by host name."""
     return {seat.hostname: seat for seat in map.seats()}
-
-
-def _read(records: Iterable[Record], type: type[T]) -> Iterator[T]:
-    for record in records:
-        try:
-            yield convert(record, type)
-        except msgspec.ValidationError:
-            continue

@@ -17,19 +17,17 @@ from markupsafe import Markup
 from netboot.client import AsyncNetboot
 from netboot.schema import Seat as NetbootSeat
 from services.common.errors import BacklineError, HostError
-from services.common.feed.client import Follower
-from services.common.feed.joined import Joined
+from services.common.feed.mirror import Mirror, Mirrors
 from services.common.metrics import Metrics
 from services.usermap import drawing
 from services.usermap.schema import Map, Settings, Source
 from services.usermap.template import Template
-from services.usermap.view import MACHINE_FIELDS, SESSION_FIELDS, USER_FIELDS, by_name, public, view
+from services.usermap.view import Machine, Session, User, by_name, public, view
 
 logger = logging.getLogger(__name__)
 
 QUIET = 0.05
 """Changes that come within it are one."""
-TOPICS = {"mdb": "machines", "udb": "users", "presence": "sessions"}
 
 
 class Shown:
@@ -67,14 +65,10 @@ class Watch:
         self.settings = settings
         self.clock = clock
         folder = Path(settings.folder)
-        fields = {"mdb": MACHINE_FIELDS, "udb": USER_FIELDS, "presence": SESSION_FIELDS}
-        addresses = {"mdb": settings.mdb, "udb": settings.udb, "presence": settings.presence}
-        self.feeds = Joined(
-            {
-                name: Follower(addresses[name], topics=[topic], fields=fields[name], memory=folder / f"{name}.json")
-                for name, topic in TOPICS.items()
-            }
-        )
+        self.machines = Mirror.at(settings.mdb, "machines", Machine, memory=folder / "mdb.json")
+        self.users = Mirror.at(settings.udb, "users", User, memory=folder / "udb.json")
+        self.sessions = Mirror.at(settings.presence, "sessions", Session, memory=folder / "presence.json")
+        self.feeds = Mirrors({"mdb": self.machines, "udb": self.users, "presence": self.sessions})
         self.viewers = 0
         self._problem: BacklineError | None = None
         self._seats: list[NetbootSeat] = []
@@ -186,11 +180,10 @@ class Watch:
             for each in self.feeds.standings()
         ]
         sources.append(Source(name="netboot", why=self._netboot))
-        records = {name: self.feeds.records(name, topic).values() for name, topic in TOPICS.items()}
         everything = view(
-            records["mdb"],
-            records["udb"],
-            records["presence"],
+            self.machines,
+            self.users,
+            self.sessions,
             self._seats,
             sources,
             hall=self.settings.hall,

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from services.common.users import UserGroup
-from services.firewall.plan import Bounds, Plan, plan
+from services.firewall.plan import Bounds, Machine, Plan, Session, User, plan
 from services.firewall.schema import Reason, Settings
+from tests.common.mirrors import mirrored
 
 SETTINGS = Settings(
     networks=["192.168.0.0/23", "192.168.250.0/24"],
@@ -34,12 +35,8 @@ def session(login: str, machine: int) -> dict[str, object]:
 
 
 def made(machines: list[Any], users: list[Any] = [], sessions: list[Any] = [], **settings: Any) -> Plan:  # noqa: B006
-    return plan(
-        Bounds.of(replace(SETTINGS, **settings)),
-        {str(number): each for number, each in enumerate(machines)},
-        {str(number): each for number, each in enumerate(users)},
-        {str(number): each for number, each in enumerate(sessions)},
-    )
+    bounds = Bounds.of(replace(SETTINGS, **settings))
+    return plan(bounds, mirrored(Machine, machines), mirrored(User, users), mirrored(Session, sessions))
 
 
 def reason(of: Plan, id: int = 1) -> Reason:

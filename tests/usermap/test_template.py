@@ -12,8 +12,8 @@ from services.common.errors import InputError
 from services.common.main import backline
 from services.usermap.schema import Seat, State
 from services.usermap.template import Template
-from services.usermap.view import by_name, view
-from tests.usermap.test_view import USERS, heard, machine, session
+from services.usermap.view import by_name
+from tests.usermap.test_view import USERS, heard, machine, session, view
 
 OLD = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 200 100" onload="alert(1)" style="x">
 <script>alert(1)</script><style>* { fill: red }</style>

@@ -12,8 +12,22 @@ from netboot.schema import Health, Liveness
 from netboot.schema import Seat as NetbootSeat
 from services.common.codec import encode_json
 from services.usermap import drawing
+from services.usermap import view as viewing
 from services.usermap.schema import Map, Seat, Source, State
-from services.usermap.view import natural, public, view
+from services.usermap.view import Machine, Session, User, natural, public
+from tests.common.mirrors import mirrored
+
+
+def view(
+    machines: list[dict[str, Any]],
+    users: list[dict[str, Any]],
+    sessions: list[dict[str, Any]],
+    *more: Any,
+    now: float = 0.0,
+) -> Map:
+    """The map of what the feeds say."""
+    people = mirrored(User, users), mirrored(Session, sessions)
+    return viewing.view(mirrored(Machine, machines), *people, *more, now=now)
 
 
 def machine(id: int = 1, **more: object) -> dict[str, Any]:

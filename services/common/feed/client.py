@@ -1,8 +1,9 @@
 """The subscriber's side of a feed: hold the state, say what changed, and come back after every interruption.
 
-`Follower` is the asynchronous face: `async for batch in follower.batches()` gives the state after each batch and what
+`Follower` is the asynchronous face: `await follower.follow(take)` calls `take` with the state after each batch and what
 changed since the last one, deletions included, even those of a time without connection: a snapshot is compared with the
-state that is held. `follow_in_thread` is the face for programs without a loop.
+state that is held. It lasts: whoever refuses us may be on its way to another version, and is asked again. `batches` is
+for those who would rather fail then; `follow_in_thread` is the face for programs without a loop.
 
 A stream that is silent for longer than its keep-alives allow is taken for dead. The time since the last sign of life is
 a metric and, past a limit, a failing health check: who serves from stale state says so.
@@ -18,7 +19,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +41,7 @@ STALE_SECONDS = 60.0
 _SLICE = 250
 MEMORY_SECONDS = 1.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.2, 10.0
+_FIRST_REFUSED, _LONGEST_REFUSED = 1.0, 30.0
 
 Key = tuple[str, str]
 """Topic and key of a record."""
@@ -135,8 +137,12 @@ class Follower:
         self.tls = tls
         self.state = State()
         self._client = client or self._plain
+        self.refused: BacklineError | None = None
+        """Why nothing is told: a refusal, until the feed serves us again."""
         self._heard = time.monotonic()
         self._problem: BacklineError | None = None
+        self._said: str | None = None
+        self._wake = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
 
     # Health
@@ -167,7 +173,39 @@ class Follower:
             self._recall()
         return self.state.records if self.state.position is not None else None
 
-    async def batches(self) -> AsyncIterator[Batch]:
+    async def follow(self, take: Callable[[Batch], Awaitable[None] | None]) -> None:
+        """Call `take` with every batch, for ever: who refuses us is asked again, later each time.
+
+        What `take` raises is logged, and it is given all of the state again after a while.
+        """
+        wait = _FIRST_REFUSED
+        again = False
+        while True:
+            try:
+                if again and self.state.position is not None:
+                    await _taken(take, Batch(self.state.records, [], self.state.position, first=True))
+                again = False
+                async with contextlib.aclosing(self.batches()) as batches:
+                    async for batch in batches:
+                        again = True
+                        await _taken(take, batch)
+                        again, wait = False, _FIRST_REFUSED
+            except BacklineError as error:
+                if again:
+                    self._say(logging.ERROR, f"what {self.endpoint} says cannot be taken: {error}")
+                else:
+                    self.refused = error
+                    self._say(logging.ERROR, f"the feed of {self.endpoint} refuses us: {error}")
+            except Exception:  # a bug of ours, or of whoever answers, shall end neither this feed nor others
+                logger.exception("the feed of %s cannot be followed", self.endpoint)
+            await self._pause(wait)
+            wait = min(wait * 2, _LONGEST_REFUSED)
+
+    def wake(self) -> None:
+        """Ask at once, if it is being waited to ask again: there is a reason to believe that it is worth it."""
+        self._wake.set()
+
+    async def batches(self) -> AsyncGenerator[Batch, None]:
         """State and changes, for ever. Only what the feed can never serve is raised: RemoteError of a refusal."""
         self.recall()
         try:
@@ -178,7 +216,7 @@ class Follower:
                 self._writing.cancel()
                 self._writing = None
 
-    async def _batches(self) -> AsyncIterator[Batch]:
+    async def _batches(self) -> AsyncGenerator[Batch, None]:
         first, wait = True, _FIRST_WAIT
         while True:
             try:
@@ -192,22 +230,42 @@ class Follower:
                     await self._remember_now_and_then()
                 logger.info("the feed of %s ended, coming back", self.endpoint)
             except RemoteError as error:
+                self._problem = error
                 if error.problem.status < 500 and error.problem.status not in (408, 409, 423, 429):
                     raise
-                self._problem = error
+                self._say(logging.WARNING, f"the feed of {self.endpoint} is not served: {error}")
             except BacklineError as error:
                 self._problem = error
                 if isinstance(error, IntegrityError):  # what came makes no sense: begin with a snapshot
                     self.state.position = None
-                logger.warning("the feed of %s was lost: %s", self.endpoint, error)
-            await asyncio.sleep(wait * random.uniform(0.5, 1.5))
+                self._say(logging.WARNING, f"the feed of {self.endpoint} was lost: {error}")
+            await self._pause(wait)
             wait = min(wait * 2, _LONGEST_WAIT)
 
-    async def _stream(self) -> AsyncIterator[list[Changed]]:
+    def _say(self, level: int, text: str) -> None:
+        """Log what keeps us from following, once until it is something else."""
+        if text != self._said:
+            logger.log(level, "%s", text)
+        self._said = text
+
+    def _served(self) -> None:
+        """The feed gives something."""
+        self._heard, self._problem = time.monotonic(), None
+        if self._said is not None:
+            logger.info("the feed of %s is followed again", self.endpoint)
+        self._said = self.refused = None
+
+    async def _pause(self, seconds: float) -> None:
+        self._wake.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds * random.uniform(0.5, 1.5)):
+                await self._wake.wait()
+
+    async def _stream(self) -> AsyncGenerator[list[Changed], None]:
         headers = {"accept": "text/event-stream"}
         if self.state.position is not None:
             headers["last-event-id"] = str(self.state.position)
-        parser = Parser()
+        parser, current = Parser(), False
         self.state._parts = []
         async with self._client() as client:
             try:
@@ -222,19 +280,25 @@ class Follower:
                         problem = decode_problem(content, status=response.status_code)
                         raise RemoteError(problem, where=str(self.endpoint))
                     async for piece in response.aiter_bytes():
-                        self._heard, self._problem = time.monotonic(), None
+                        self._served()
                         changes: list[Changed] = []
                         complete = False
                         for event in parser.feed(piece):
                             told = self._take(event)
                             complete = complete or told is not None
                             changes += told or []
-                        if complete:
+                        # The first comment tells that the position that we came with is the newest.
+                        if complete or (parser.comments and not current and self._whole):
+                            current = True
                             yield changes
             except httpx2.TimeoutException as error:
                 raise MissingError("feed.silent", f"silent for {SILENCE_SECONDS:.0f} s") from error
             except httpx2.HTTPError as error:
                 raise MissingError("feed.lost", str(error) or type(error).__name__) from error
+
+    @property
+    def _whole(self) -> bool:
+        return self.state.position is not None and not self.state._parts
 
     def _take(self, event: Event) -> list[Changed] | None:
         """What an event changes; None for one that completes nothing."""
@@ -297,6 +361,12 @@ class Follower:
             pieces.append((b"," if begin else b"") + part[1:-1])
             await asyncio.sleep(0)
         await asyncio.to_thread(_write_whole, memory, [*pieces, b"]}"])
+
+
+async def _taken(take: Callable[[Batch], Awaitable[None] | None], batch: Batch) -> None:
+    done = take(batch)
+    if done is not None:
+        await done
 
 
 def _write_whole(path: Path, pieces: Sequence[bytes]) -> None:

@@ -207,8 +207,10 @@ class Feed:
                 async for piece, position in self._snapshot(topics):
                     place = position
                     yield piece
-                piece = b":\n\n"
+                piece, said = b":\n\n", True
                 yield piece  # what was sent last stays in memory until there is something new: let it be small
+            else:
+                said = False
             assert place is not None
             revision = place.revision
             while not ending.is_set():
@@ -219,6 +221,9 @@ class Feed:
                 piece, revision = ring.after(revision, topics)
                 if piece:
                     yield piece
+                elif not said:  # whoever comes back has all there is
+                    said = True
+                    yield b":\n\n"
                 elif revision >= ring.end and not await _within(KEEP_ALIVE_SECONDS, grown):
                     yield b":\n\n"
         finally:

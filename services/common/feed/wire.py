@@ -4,7 +4,8 @@ The format is the web's own (WHATWG HTML, "Server-sent events"). Three kinds of 
 
 - `snapshot`: a part of the whole state, at most `PART` records; the last part has `last` and an id.
 - `change`: one change, with its id.
-- a comment line, every `KEEP_ALIVE_SECONDS` when there is nothing else: a peer that is gone is noticed.
+- a comment line, when whoever comes back has all that is new, and every `KEEP_ALIVE_SECONDS` when there is nothing
+  else: a peer that is gone is noticed.
 
 An id is `<log>-<revision>`: the log's random name changes when a database is made anew or restored, so a subscriber
 can never take revision 7 of one history for revision 7 of another.
@@ -102,6 +103,8 @@ def encode(kind: str, content: bytes, *, position: Position | None = None) -> by
 class Parser:
     """Bytes in, events out; a line may come in pieces. Raises IntegrityError("feed.line") for one without an end."""
 
+    comments: int = 0
+    """How many lines were comments."""
     _rest: bytes = b""
     _event: Event = field(default_factory=Event)
     _lines: list[str] = field(default_factory=list)
@@ -128,5 +131,7 @@ class Parser:
                     self._lines.append(value)
                 case "id":
                     self._event.id = value
-                case _:  # a comment, or a field of a later standard
+                case "":
+                    self.comments += 1
+                case _:  # a field of a later standard
                     pass
