@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from services.common.errors import Exit
+from services.common.errors import Exit, UsageError
 
 if TYPE_CHECKING:
     from services.common.formats import Format
@@ -45,6 +45,29 @@ def asking_options(where: str) -> argparse.ArgumentParser:
     parent.add_argument("--address", metavar="ADDRESS", help=where)
     json_option(parent)
     return parent
+
+
+def place_of(said: str | None, own: str) -> str:
+    """Which service a command asks: the one that was said; `own`, the socket of this host's; else, where this host has
+    none, the one of that name that this user is logged in to, as `https://udb.prolo` for `unix:/.../udb.sock`.
+
+    Raises UsageError("client.which") when that is more than one.
+    """
+    from urllib.parse import urlsplit
+
+    from services.common import saved_sessions
+
+    socket = Path(own.removeprefix("unix:"))
+    if said is not None or socket.exists():
+        return said or own
+    try:
+        known = saved_sessions.load(saved_sessions.file_of())
+    except RuntimeError:  # no home
+        known = {}
+    found = sorted(address for address in known if (urlsplit(address).hostname or "").split(".")[0] == socket.stem)
+    if len(found) > 1:
+        raise UsageError("client.which", f"you are logged in at {' and '.join(found)}", hint="say which: --address")
+    return found[0] if found else own
 
 
 def json_option(parser: argparse.ArgumentParser) -> None:

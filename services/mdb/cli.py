@@ -20,7 +20,9 @@ _MACHINES = "host names, ranges such as pas-r[01-08]p[01-12], MACs, addresses, i
 def parser(prog: str) -> argparse.ArgumentParser:
     """The command line of `backline mdb`."""
     root = argparse.ArgumentParser(
-        prog=prog, description="Which machines there are. Asks this host's own mdb by default."
+        prog=prog,
+        description="Which machines there are. Asks this host's own mdb by default, elsewhere "
+        "the one that you are logged in to (backline login https://mdb.DOMAIN).",
     )
     commands = root.add_subparsers(metavar="COMMAND", required=True)
 

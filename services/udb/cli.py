@@ -22,7 +22,9 @@ _USERS = "logins, ranges such as team[01-20], ids; or field:value words of a que
 def parser(prog: str) -> argparse.ArgumentParser:
     """The command line of `backline udb`."""
     root = argparse.ArgumentParser(
-        prog=prog, description="Who logs in to the hall. Asks this host's own udb by default."
+        prog=prog,
+        description="Who logs in to the hall. Asks this host's own udb by default, elsewhere "
+        "the one that you are logged in to (backline login https://udb.DOMAIN). Organizers see contestants.",
     )
     commands = root.add_subparsers(metavar="COMMAND", required=True)
 

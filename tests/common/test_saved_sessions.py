@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.common import login, saved_sessions
+from services.common.commands import place_of
 from services.common.errors import MissingError, UsageError
 from services.common.login import Known
 from services.common.saved_sessions import Saved
@@ -80,3 +81,20 @@ def test_the_key_that_hall_toml_lists_is_the_one_that_signs(tmp_path: Path, monk
     for known, wanted in ((Known(), first), (Known(keys=(("ada", second.blob),)), second)):
         with login.chosen_key(None, known) as (_, public):
             assert public == wanted
+
+
+def test_a_command_asks_whom_it_is_told_else_this_host_else_where_one_is_logged_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    own = f"unix:{tmp_path}/udb.sock"
+    assert place_of(None, own) == own
+    for address in ("https://udb.prolo", "https://mdb.prolo"):
+        saved_sessions.save(address, Saved("token", "oli", "organizer", int(time.time()) + 60))
+    assert place_of(None, own) == "https://udb.prolo"
+    assert place_of("https://elsewhere", own) == "https://elsewhere"
+    saved_sessions.save("https://udb.other", Saved("token", "oli", "organizer", int(time.time()) + 60))
+    with pytest.raises(UsageError, match="logged in at"):
+        place_of(None, own)
+    (tmp_path / "udb.sock").touch()
+    assert place_of(None, own) == own

@@ -22,6 +22,7 @@ from builder.settings import Settings
 from e2e.containers import engine
 from e2e.servers import NginxContainer
 from services.common import main, saved_sessions, signing
+from services.common.administrators import Administrator
 from services.common.client import Call
 from services.common.errors import Exit, MissingError
 from services.common.feed.client import Follower
@@ -30,16 +31,20 @@ from services.common.process import run
 from services.common.sessions import Who
 from services.common.tls import TlsSettings
 from services.common.tokens import Tokens, new_key
+from services.common.users import UserGroup
 from services.hall import ca, edge
 from services.hall.certificates import Authority
 from services.hall.schema import Hall
 from services.mdb.client import Mdb
 from services.mdb.schema import MachineType, NewMachine
+from services.udb.client import Udb
+from services.udb.schema import NewUser
 from tests.common.access_rig import Answer, Guarded, guarded
 from tests.common.service_rig import Service, activated
 from tests.hall.halls import hall
 from tests.mdb.rig import serving
 from tests.sso.test_service import SSO
+from tests.udb import rig as people
 
 pytestmark = [pytest.mark.images, pytest.mark.needs("podman", "root", "cgroup2", "namespaces", "overlayfs")]
 BENCH = ("[networks.aliens]", '[networks.bench]\ncidr = "10.88.0.0/16"\n\n[networks.aliens]')
@@ -123,8 +128,10 @@ def behind(
     folder.chmod(0o711)  # as /run/backline: nginx's user goes through it
     (folder / "ca.pem").write_bytes(made[1])
     authority = Authority.open(*made)
-    served = authority.issue("gw", names=["mdb.prolo", "netboot.prolo"], addresses=[IPv4Address("192.168.1.254")])
-    for name in ("netboot", "mdb", "sso"):
+    served = authority.issue(
+        "gw", names=["mdb.prolo", "netboot.prolo", "udb.prolo"], addresses=[IPv4Address("192.168.1.254")]
+    )
+    for name in ("netboot", "mdb", "sso", "udb"):
         (folder / name).mkdir()
     with contextlib.ExitStack() as stack:
         service = stack.enter_context(guarded(folder / "netboot", run=folder / "netboot"))
@@ -135,12 +142,14 @@ def behind(
         }
         database = f"sqlite:///{folder}/mdb/mdb.db"
         mdb = stack.enter_context(serving(folder / "mdb", database, env=environment))
+        (folder / "udb/administrators.json").symlink_to("../netboot/administrators.json")
+        stack.enter_context(people.serving(folder / "udb", run=folder / "udb"))
         config = folder / "sso/sso.toml"
         nobody = f'"unix:{folder}/nobody.sock"'
         overrides = '[overrides]\n"10.88.0.1" = "alice"\n'
         config.write_text(f'mdb = {nobody}\npresence = {nobody}\nmemory = ""\n{overrides}')
         sso = stack.enter_context(activated(folder / "sso", [*SSO, "--config", str(config)]))
-        for name in ("netboot", "mdb", "sso"):
+        for name in ("netboot", "mdb", "sso", "udb"):
             (folder / f"{name}.sock").symlink_to(f"{name}/service.sock")
         podman = stack.enter_context(engine(settings=gw_settings))
         nginx = NginxContainer(podman.image_of("gw"), edge.servers(bench(), tls=True), folder, certificate=served)
@@ -460,6 +469,89 @@ def test_who_logs_in_changes_mdb_and_who_logs_out_does_not(gw: Edge, names: None
     assert main.backline(["logout"]) == 0
     with Mdb("https://mdb.prolo", tls=tls) as again, pytest.raises(RemoteError):
         again.create(NEW)
+
+
+@pytest.fixture
+def organizer(gw: Edge, names: None, home: Path) -> Iterator[None]:
+    """Is logged in at udb as an organizer, where there is a user of each group."""
+    with Udb(f"unix:{gw.folder}/udb.sock") as local:
+        for group in UserGroup:
+            local.create(NewUser(login=f"one-{group.value}", group=group, password=f"secret of {group.value}"))
+        gw.guarded.administer(Administrator("oli", "organizer", [gw.guarded.public.format()]))
+        how = ["--name", "oli", "--ca", str(gw.folder / "ca.pem"), "--key", str(gw.guarded.private)]
+        assert main.backline(["login", "https://udb.prolo", *how]) == 0
+        yield
+        for user in local.users().users:
+            local.delete(user.id)
+
+
+def test_an_organizer_finds_contestants_by_command_from_elsewhere(organizer: None, tmp_path: Path) -> None:
+    code, out, err = people.command("list")  # this host has no udb: the one that the session is for
+    assert (code, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines()] == ["LOGIN", "one-user"]
+    assert "secret of user" in people.command("password", "one-user")[1]
+    assert "oli (10.88.0.1) password shown" in people.command("show", "one-user")[1]
+    assert people.command("sheet", "group:user", "--output", str(tmp_path / "sheet.tsv"))[0] == 0
+    assert "secret of user" in (tmp_path / "sheet.tsv").read_text()
+
+
+@pytest.mark.parametrize("group", ["orga", "root"])
+def test_an_organizer_reads_of_no_other_group_by_any_command(organizer: None, tmp_path: Path, group: str) -> None:
+    name, sheet = f"one-{group}", tmp_path / "sheet.tsv"
+    for words in (
+        ["list", name],
+        ["list", f"group:{group}"],
+        ["list", "id:1-100000"],
+        ["show", name],
+        ["password", name],
+        ["password", f"group:{group}"],
+        ["sheet", name, "--output", str(sheet)],
+        ["sheet", f"group:{group}", "--output", str(sheet)],
+        ["export", name],
+        ["export", f"group:{group}"],
+        ["export"],
+        ["export", "--format", "json"],
+    ):
+        said = " ".join(people.command(*words, *["--json"][: words[0] in ("list", "show", "password")])[1:])
+        assert f"secret of {group}" not in said
+        assert f'"{name}"' not in said, words
+        assert not sheet.exists(), words
+    for number in range(1, 10):
+        assert name not in people.command("show", str(number))[1]
+
+
+def test_an_organizer_changes_nobody_by_any_command(organizer: None, tmp_path: Path, gw: Edge) -> None:
+    table = tmp_path / "people.txt"
+    table.write_text("somebody\none-user\n")
+    for words in (
+        ["add", "somebody"],
+        ["edit", "one-user", "--firstname", "Eve"],
+        ["rm", "one-user"],
+        ["import", str(table), "--format", "logins"],
+        ["import", str(table), "--format", "logins", "--dry-run"],
+    ):
+        code, _, err = people.command(*words)
+        assert code not in (0, 2), words
+        assert "organizers" in err or "may not" in err or "not allowed" in err or "denied" in err, (words, err)
+    with Udb(f"unix:{gw.folder}/udb.sock") as local:
+        assert sorted((each.login, each.firstname) for each in local.users().users) == [
+            ("one-orga", ""), ("one-root", ""), ("one-user", "")
+        ]  # fmt: skip
+
+
+def test_a_root_reads_everybody_by_command_from_elsewhere(gw: Edge, organizer: None) -> None:
+    gw.guarded.administer(Administrator("oli", "root", [gw.guarded.public.format()]))  # hall.toml counts at once
+    assert [line.split()[0] for line in people.command("list")[1].splitlines()[1:]] == [
+        "one-orga", "one-root", "one-user"
+    ]  # fmt: skip
+    assert "secret of root" in people.command("password", "one-root")[1]
+
+
+def test_whoever_is_not_logged_in_reads_nothing_by_command(gw: Edge, organizer: None) -> None:
+    assert main.backline(["logout"]) == 0
+    code, out, err = people.command("list", "--address", "http://udb.prolo")
+    assert (code != 0, out) == (True, "")
+    assert "log in" in err
 
 
 def test_a_session_is_sent_to_its_own_address_only(gw: Edge, names: None, home: Path) -> None:

@@ -14,8 +14,8 @@ BULK_SECONDS = 300.0
 
 
 def client(arguments: argparse.Namespace, *, seconds: float = 30.0) -> Mdb:
-    """mdb, of this host where nothing else is said."""
-    return Mdb(arguments.address or SOCKET, seconds=seconds)
+    """mdb that is meant (`services.common.commands.place_of`)."""
+    return Mdb(commands.place_of(arguments.address, SOCKET), seconds=seconds)
 
 
 def chosen(mdb: Mdb, words: Sequence[str]) -> list[Machine]:

@@ -13,8 +13,8 @@ BULK_SECONDS = 300.0
 
 
 def client(arguments: argparse.Namespace, *, seconds: float = 30.0) -> Udb:
-    """udb, of this host where nothing else is said."""
-    return Udb(arguments.address or SOCKET, seconds=seconds)
+    """udb that is meant (`services.common.commands.place_of`)."""
+    return Udb(commands.place_of(arguments.address, SOCKET), seconds=seconds)
 
 
 def chosen(udb: Udb, words: Sequence[str]) -> list[User]:
