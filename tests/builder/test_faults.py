@@ -41,15 +41,12 @@ def real(shop: Shop) -> Shop:
 
 @pytest.fixture(scope="module")
 def leaky(real: Shop, tmp_path_factory: pytest.TempPathFactory) -> check.CheckReport:
-    """The report of a check of an image whose script leaks in every way that it knows.
-
-    On the layers that are there: that an image built flat is the same is `test_images`'s to say.
-    """
+    """The report of a check of an image whose script leaks in every way that it knows."""
     folder = tmp_path_factory.mktemp("leaky")
     # Under one umask: each is to be caught by its content.
     script = "\n".join(["umask 022", *(f"{command} > /{path}" for path, command in LEAKS.items())])
     shop = tiny.open_shop(tiny.make_checkout(folder / "checkout", real.lock, script=script), folder / "store")
-    return check.check(shop, tiny.ROLE, flat=False)
+    return check.check(shop, tiny.ROLE)
 
 
 def test_a_leaky_image_is_not_reproducible(leaky: check.CheckReport) -> None:
