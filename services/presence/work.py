@@ -158,7 +158,10 @@ class Work:
         self.rate.give_back(guesser)
         self._verified = {key: each for key, each in self._verified.items() if each[0] > self.clock()}
         self._verified[user.login, at.machine, at.boot] = self.clock() + VERIFIED_SECONDS, hash
-        return self.hall.place(user, machine, early=self.early)
+        refusal = self.hall.place(user, machine, early=self.early)
+        if refusal is not None and refusal.reason is Reason.EARLY:  # whoever is told so tries again and again
+            self.checks.give_back(guesser)
+        return refusal
 
     async def _verify(self, password: str, hash: str | None) -> bool:
         loop = asyncio.get_running_loop()
