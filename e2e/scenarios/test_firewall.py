@@ -5,6 +5,7 @@ udb, presence, mdb and the firewall are gw's own; whom a seat's heartbeat names 
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -208,6 +209,37 @@ def test_a_group_that_is_taken_out_of_hall_toml_loses_what_it_has_open(gate: Gat
     gate.sits("alice")
     until(lambda: gate.is_so(Reason.GROUP))
     assert reaches(gate.seat)
+
+
+def test_a_group_that_is_denied_while_the_hall_runs_loses_what_it_has_open_and_stays_in(gate: Gate) -> None:
+    gw = gate.lab["gw"]
+    gate.sits("alice")
+    until(lambda: gate.is_so(Reason.GROUP))
+    with gate.seat.run_in_background(["python3", "-c", STAY]) as process, running(process):
+        until(lambda: gate.seat.run(["cat", "/run/stay"], check=False).stdout == "good")
+        try:
+            assert "user   no" in gw.succeeds("backline", "firewall", "deny", "user")
+            began = time.monotonic()
+            until(lambda: gate.seat.run(["cat", "/run/stay"], check=False).stdout == "ConnectionResetError")
+            assert time.monotonic() - began < 3  # the seat says so each half second, and podman has to start `cat`
+            gw.succeeds("systemctl", "restart", "backline-firewall")
+            gw.succeeds("systemctl", "reload", "backline-hall.service")
+            gate.sits("alice")
+            until(lambda: gate.is_so(Reason.REFUSED))
+            assert not reaches(gate.seat)
+            gw.succeeds("backline", "state", "save")
+            newest = json.loads(gw.succeeds("backline", "state", "list", "--json"))["saves"][0]["name"]
+            assert "firewall" in gw.succeeds("backline", "state", "show", newest)
+        finally:
+            gw.succeeds("backline", "firewall", "default", "user")
+    gate.sits("alice")
+    until(lambda: gate.is_so(Reason.GROUP))
+    assert reaches(gate.seat)
+    assert "root (local) user: denied" in gw.succeeds("backline", "firewall", "history")
+    # Over the network it is for who has logged in.
+    for method in ("GET", "PUT"):
+        seen = gate.seat.http(method, "http://192.168.1.254/v1/groups/user", headers={"host": "firewall"})
+        assert seen.status_code in (401, 405)
 
 
 def test_rules_outlive_every_part_and_no_connection_is_missed(gate: Gate) -> None:

@@ -1,4 +1,4 @@
-"""The HTTP face of the firewall: what is in force, for whom, and why. Read-only; organizers may see it."""
+"""The HTTP face of the firewall: what is in force, for whom, and why. Organizers may see it, and say which groups."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from starlette.requests import Request
 
 from services.common.access import Access, Role, require
 from services.common.app import Application, create_app
-from services.common.edge import Operation
+from services.common.changes import Actor, Audit
+from services.common.edge import Operation, read_body
+from services.common.errors import MissingError
 from services.common.identity import ImageIdentity
-from services.firewall.schema import Standings, Status, Why
+from services.common.users import UserGroup
+from services.firewall.schema import Decision, GroupStates, Standings, Status, Why
 from services.firewall.work import Worker
 
 
@@ -36,6 +39,28 @@ class Firewall:
         require(request, Role.ORGANIZER)
         return self.worker.why(request.path_params["name"])
 
+    async def groups(self, request: Request) -> GroupStates:
+        """Which groups of users get out now, and who decided."""
+        require(request, Role.ORGANIZER)
+        return GroupStates(groups=self.worker.switch.states())
+
+    async def decide(self, request: Request) -> GroupStates:
+        """Let a group out or keep it in, whatever hall.toml says, or with null as it says; what is open ends."""
+        caller = require(request, Role.ORGANIZER)
+        try:
+            group = UserGroup(request.path_params["group"])
+        except ValueError as error:
+            known = ", ".join(each.value for each in UserGroup)
+            raise MissingError("group.unknown", "there is no such group", hint=f"groups: {known}") from error
+        wanted = await read_body(request, Decision)
+        await self.worker.decide(group, wanted.allowed, Actor(caller.name, caller.origin))
+        return GroupStates(groups=self.worker.switch.states())
+
+    async def audit(self, request: Request) -> Audit:
+        """Who decided about groups, the newest first."""
+        require(request, Role.ORGANIZER)
+        return Audit(entries=list(self.worker.switch.kept.entries))
+
 
 def make_app(worker: Worker, access: Access, *, identity: ImageIdentity | None = None) -> Application:
     """The service's application."""
@@ -49,7 +74,7 @@ def make_app(worker: Worker, access: Access, *, identity: ImageIdentity | None =
     return create_app(
         service="firewall",
         access=access,
-        description="Who gets out of the hall: what the kernel is given from mdb, udb and presence. Read-only.",
+        description="Who gets out of the hall, from mdb, udb and presence; and which groups, as organizers decide.",
         checks={**worker.feeds.checks(), "rules": worker.in_force},
         lifespan=lifespan,
         identity=identity,
@@ -68,5 +93,23 @@ def make_app(worker: Worker, access: Access, *, identity: ImageIdentity | None =
                 answer=Why,
                 errors=[401, 403, 404],
             ),
+            Operation(
+                "GET",
+                "/v1/groups",
+                handlers.groups,
+                summary="Groups that get out",
+                answer=GroupStates,
+                errors=[401, 403],
+            ),
+            Operation(
+                "PUT",
+                "/v1/groups/{group}",
+                handlers.decide,
+                summary="Let a group out, or keep it in",
+                body=Decision,
+                answer=GroupStates,
+                errors=[400, 401, 403, 404, 413, 415, 422, 503],
+            ),
+            Operation("GET", "/v1/audit", handlers.audit, summary="Who decided", answer=Audit, errors=[401, 403]),
         ],
     )

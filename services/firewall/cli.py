@@ -1,4 +1,4 @@
-"""`backline firewall`: run the service, or ask who gets out of the hall and why."""
+"""`backline firewall`: run the service, ask who gets out of the hall and why, or say which groups do."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from services.common.commands import asking_options, moment, one_line, print_json, service_options, table
+from services.common.commands import asking_options, moment, one_line, place_of, print_json, service_options, table
 from services.common.errors import Exit
 
 if TYPE_CHECKING:
     from services.firewall.client import FirewallClient
-    from services.firewall.schema import FeedStanding
+    from services.firewall.schema import FeedStanding, GroupState, GroupStates
 
 EVENTS = "connections"
 """FileDescriptorName= of the socket on which the kernel tells of new connections."""
+_GROUPS = ("user", "orga", "root")
 SUMMARY = "who gets out of the hall: nftables on gw, from mdb, udb and presence"
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
     """The command line of `backline firewall`."""
-    root = argparse.ArgumentParser(prog=prog, description="Who gets out of the hall, and why. Asks gw's own service.")
+    root = argparse.ArgumentParser(
+        prog=prog,
+        description="Who gets out of the hall, and why. Asks gw's own service, "
+        "elsewhere the one that you are logged in to (backline login https://firewall.DOMAIN).",
+    )
     commands = root.add_subparsers(metavar="COMMAND", required=True)
 
     serve = commands.add_parser("serve", parents=[service_options("firewall")], help="run the service (systemd does)")
@@ -42,6 +47,20 @@ def parser(prog: str) -> argparse.ArgumentParser:
 
     show = commands.add_parser("show", parents=[asking], help="what is in force, counters, feeds, what is left out")
     show.set_defaults(run=_show)
+
+    groups = commands.add_parser("groups", parents=[asking], help="which groups of users get out, and who decided")
+    groups.set_defaults(run=_groups)
+    for name, text in (
+        ("allow", "let seats of a group of users out, whatever hall.toml says"),
+        ("deny", "keep them in; what they have open ends at once"),
+        ("default", "leave it to hall.toml again"),
+    ):
+        decide = commands.add_parser(name, parents=[asking], help=text)
+        decide.add_argument("group", choices=_GROUPS, metavar="GROUP", help=" ".join(_GROUPS))
+        decide.set_defaults(run=_decide, allowed={"allow": True, "deny": False}.get(name))
+
+    history = commands.add_parser("history", parents=[asking], help="who let which group out or kept it in, and when")
+    history.set_defaults(run=_history)
     return root
 
 
@@ -51,6 +70,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from services.common.notify import inherited_socket
     from services.common.serve import serve
     from services.common.settings import read
+    from services.common.tokens import Tokens
     from services.firewall.app import make_app
     from services.firewall.schema import Settings
     from services.firewall.work import make_worker
@@ -60,7 +80,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         worker = make_worker(settings, inherited_socket(os.environ, EVENTS))
     except ValueError as error:
         raise InputError("settings.invalid", str(error), where=str(arguments.config or "settings")) from error
-    access = Access(settings.access, groups={Role.ORGANIZER: settings.reader_groups})
+    groups = {Role.ORGANIZER: settings.organizer_groups}
+    access = Access(settings.access, groups=groups, tokens=Tokens.of_this_service())
     # Everybody may connect: what a caller may see is decided by who the kernel says it is.
     return serve(make_app(worker, access), listen=arguments.listen, mode=0o666, grace_seconds=settings.grace_seconds)
 
@@ -68,7 +89,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _client(arguments: argparse.Namespace) -> FirewallClient:
     from services.firewall.client import SOCKET, FirewallClient
 
-    return FirewallClient(arguments.address or SOCKET)
+    return FirewallClient(place_of(arguments.address, SOCKET))
 
 
 def _why(arguments: argparse.Namespace) -> int:
@@ -151,4 +172,41 @@ def _show(arguments: argparse.Namespace) -> int:
         print(f"left out: {one_line(each.record)}: {one_line(each.reason)}")
     if status.left_out_total > len(status.left_out):
         print(f"left out: {status.left_out_total - len(status.left_out)} more")
+    return int(Exit.OK)
+
+
+def _groups(arguments: argparse.Namespace) -> int:
+    with _client(arguments) as client:
+        return _show_groups(arguments, client.groups())
+
+
+def _decide(arguments: argparse.Namespace) -> int:
+    from services.common.users import UserGroup
+
+    with _client(arguments) as client:
+        return _show_groups(arguments, client.decide(UserGroup(arguments.group), allowed=arguments.allowed))
+
+
+def _show_groups(arguments: argparse.Namespace, found: GroupStates) -> int:
+    if arguments.json:
+        return print_json(found)
+    rows = [("GROUP", "OUT", "SAYS", "SINCE")]
+    for each in found.groups:
+        since = moment(each.at) if each.decided and each.at is not None else "-"
+        rows.append((each.group.value, "yes" if each.allowed else "no", _says(each), since))
+    return table(rows)
+
+
+def _says(state: GroupState) -> str:
+    return one_line(state.by or "nobody knows who") if state.decided else "hall.toml"
+
+
+def _history(arguments: argparse.Namespace) -> int:
+    with _client(arguments) as client:
+        found = client.audit()
+    if arguments.json:
+        return print_json(found)
+    for entry in found.entries:
+        what = "as hall.toml says" if entry.after is None else "allowed" if entry.after["allowed"] else "denied"
+        print(f"{moment(entry.at)}  {one_line(entry.actor)} ({one_line(entry.origin)}) {entry.name}: {what}")
     return int(Exit.OK)

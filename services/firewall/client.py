@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from services.common.changes import Audit
 from services.common.client import Call, Client, path_of
-from services.firewall.schema import Standings, Status, Why
+from services.common.users import UserGroup
+from services.firewall.schema import Decision, GroupStates, Standings, Status, Why
 
 SOCKET = "unix:/run/backline/firewall.sock"
 
@@ -22,3 +24,15 @@ class FirewallClient(Client):
     def why(self, name: str) -> Why:
         """A machine by host name, alias or address."""
         return self.send(Call("GET", path_of("v1", "machines", name), Why))
+
+    def groups(self) -> GroupStates:
+        """Which groups get out now."""
+        return self.send(Call("GET", "/v1/groups", GroupStates))
+
+    def decide(self, group: UserGroup, *, allowed: bool | None) -> GroupStates:
+        """Let a group out, keep it in, or with None leave it to hall.toml."""
+        return self.send(Call("PUT", path_of("v1", "groups", group.value), GroupStates, body=Decision(allowed=allowed)))
+
+    def audit(self) -> Audit:
+        """Who decided about groups, the newest first."""
+        return self.send(Call("GET", "/v1/audit", Audit))

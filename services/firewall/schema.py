@@ -30,7 +30,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         list[str], Meta(description="addresses and `first-last` ranges of servers, which always get out")
     ] = msgspec.field(default_factory=list)
     allowed_groups: Annotated[
-        list[UserGroup], Meta(description="groups of users whose seats get out: user, orga, root")
+        list[UserGroup],
+        Meta(description="groups of users whose seats get out, where nobody decided: user, orga, root"),
     ] = msgspec.field(default_factory=lambda: list(UserGroup))
     always_types: Annotated[
         list[str], Meta(description="types of machines that get out whoever sits there, or nobody")
@@ -53,8 +54,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     look_seconds: Annotated[
         float, Meta(ge=0.1, le=600, description="how often the kernel's rules are looked after")
     ] = 10.0
-    reader_groups: Annotated[
-        list[str], Meta(description="groups whose members may see it over the unix socket, besides root")
+    organizer_groups: Annotated[
+        list[str], Meta(description="groups whose members are organizers over the unix socket, besides root")
     ] = msgspec.field(default_factory=list)
     access: AccessSettings = AccessSettings()
     grace_seconds: Annotated[int, Meta(ge=0, le=300, description="how long a stop waits for running requests")] = 10
@@ -147,6 +148,31 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     lost: int
     left_out: list[LeftOut]
     left_out_total: int
+
+
+class GroupState(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether seats of a group get out. `decided`: somebody has said so while the hall runs, else it is hall.toml's
+    `default`; `by` and `at` are the last such word, which may be that hall.toml counts again.
+    """
+
+    group: UserGroup
+    allowed: bool
+    default: bool
+    decided: bool
+    by: str | None
+    at: float | None
+
+
+class GroupStates(msgspec.Struct, frozen=True, kw_only=True):
+    """Every group."""
+
+    groups: list[GroupState]
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether a group gets out; null leaves it to hall.toml."""
+
+    allowed: bool | None
 
 
 class Why(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import socket
 import time
@@ -20,9 +21,11 @@ from pathlib import Path
 from msgspec.structs import replace
 from prometheus_client import Counter, Gauge, Histogram
 
+from services.common.changes import Actor
 from services.common.errors import BacklineError, HostError, MissingError
 from services.common.feed.mirror import Mirror, Mirrors
 from services.common.metrics import Metrics
+from services.common.users import UserGroup
 from services.firewall.apply import Applier
 from services.firewall.flows import Flow, Listener
 from services.firewall.nft import Nft
@@ -37,6 +40,7 @@ from services.firewall.schema import (
     Status,
     Why,
 )
+from services.firewall.switch import Switch
 
 logger = logging.getLogger(__name__)
 flows = logging.getLogger("services.firewall.connections")
@@ -64,6 +68,8 @@ class Worker:
         self.machines = machines
         self.users = users
         self.sessions = sessions
+        self.switch = Switch(Path(settings.folder), settings.allowed_groups)
+        self._deciding = asyncio.Lock()
         self.feeds = Mirrors({"mdb": machines, "udb": users, "presence": sessions})
         self.listener = Listener(self.write_down, events)
         self.plan = Plan()
@@ -82,6 +88,7 @@ class Worker:
         Raises InputError("firewall.refused"), HostError("firewall.events").
         """
         self._measure(metrics)
+        await asyncio.to_thread(self.switch.read)
         await asyncio.to_thread(self.applier.start)
         async with self.feeds.run(metrics):
             with self.listener.listening() as begin:
@@ -203,7 +210,8 @@ class Worker:
             self.problem = MissingError("firewall.waiting", why)
 
     def _make_plan(self) -> None:
-        self.plan = plan(self.applier.bounds, self.machines, self.users, self.sessions)
+        bounds = dataclasses.replace(self.applier.bounds, groups=self.switch.groups)
+        self.plan = plan(bounds, self.machines, self.users, self.sessions)
 
     def _failed(self, error: BacklineError) -> None:
         self._count["failures"].inc()  # type: ignore[union-attr]
@@ -215,6 +223,15 @@ class Worker:
         for each in set(self.plan.left_out) - self._told:
             logger.warning("left out: %s: %s", ascii(each.record), ascii(each.reason))
         self._told = set(self.plan.left_out)
+
+    async def decide(self, group: UserGroup, allowed: bool | None, by: Actor) -> None:  # noqa: FBT001
+        """Let a group out, keep it in, or leave it to hall.toml; in force with the turn that begins now.
+
+        Raises HostError("firewall.switch").
+        """
+        async with self._deciding:
+            if await asyncio.to_thread(self.switch.put, group, allowed, by):
+                self.feeds.changed.set()
 
     # Connections
 
@@ -269,7 +286,7 @@ class Worker:
             raise MissingError("machine.unknown", f"mdb knows no machine {name}", hint="backline firewall list")
         return Why(
             standing=self._now(found),
-            allowed_groups=self.settings.allowed_groups,
+            allowed_groups=[group for group in UserGroup if self.switch.allows(group)],
             problem=None if self.problem is None else self.problem.message,
             feeds=self.feed_standings(),
         )
@@ -290,7 +307,7 @@ class Worker:
             problem=None if self.problem is None else self.problem.message,
             applied=self.applied,
             seconds=self.seconds,
-            allowed_groups=self.settings.allowed_groups,
+            allowed_groups=[group for group in UserGroup if self.switch.allows(group)],
             seats=len(self.applier.in_force.seats),
             always=len(self.applier.in_force.always),
             feeds=self.feed_standings(),

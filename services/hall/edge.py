@@ -76,6 +76,7 @@ SITES = (
     Site("overview", "1m"),
     Site("presence", "1m"),
     Site("map", "1m", service="usermap", feeds=("/v1/feed", "/events")),
+    Site("firewall", "1m"),
 )
 """As the applications of mdb and udb allow 16 MiB for an import, the depot 64 MiB for a piece of a file, and all others
 the megabyte of `services.common.app`.

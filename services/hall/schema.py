@@ -18,9 +18,9 @@ from services.common.addresses import Range
 from services.common.signing import PublicKey, Signer
 from services.common.users import UserGroup
 
-OF_GW = ("ns", "netboot", "depot", "rollout", "overview", "udb", "presence", "map")
+OF_GW = ("ns", "netboot", "depot", "rollout", "overview", "udb", "presence", "map", "firewall")
 """Names that are gw's in every hall: DNS, what machines boot, where versions come from, how they get to seats, the page
-that shows all of it, who the users are, whether somebody may log in, and the map of the rooms.
+that shows all of it, who the users are, whether somebody may log in, the map of the rooms, and who gets out.
 """
 
 

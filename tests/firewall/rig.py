@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,15 +146,18 @@ class Place:
         return self.sandbox.run(argv, netns=f"/run/netns/{node}", stdin=stdin).stdout
 
     @contextlib.contextmanager
-    def serving(self) -> Iterator[FirewallClient]:
-        """The service, once it answers."""
+    def serving(self, env: Mapping[str, str] | None = None, *, also: str = "") -> Iterator[FirewallClient]:
+        """The service, once it answers; there is another socket of it in folder `also`."""
         file = self.folder / "firewall.toml"
         addresses = "".join(f'{name} = "{feed.address}"\n' for name, feed in self.feeds.items())
         file.write_text(f'{self.settings}folder = "{self.folder}"\n{addresses}')
         argv = [sys.executable, "-m", "services.common.main", "firewall", "serve"]
         argv += ["--listen", self.address, "--config", str(file)]
+        argv += ["--listen", f"unix:{also}/firewall.sock"] if also else []
         with (self.folder / "journal").open("ab") as log:
-            process = spawn(self.inside("gw", *argv), env=base_environment(), stderr=log, cwd=Path.cwd())
+            process = spawn(
+                self.inside("gw", *argv), env={**base_environment(), **(env or {})}, stderr=log, cwd=Path.cwd()
+            )
         with running(process), FirewallClient(self.address) as client:
             self.service = process
             until(lambda: _answers(client, process))

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import re
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
+from services.common.administrators import Administrator, Administrators
+from services.common.codec import encode_json
+from services.common.process import run
+from services.common.signing import new_key
+from services.common.tokens import CREDENTIAL, Claims, Kind, Tokens
+from services.common.users import UserGroup
 from services.firewall.client import FirewallClient
 from services.firewall.schema import Reason
+from tests.common.access_rig import HTTPS, NOBODY, PROXY
 from tests.common.service_rig import reachable
 from tests.firewall.rig import GW, OUTSIDE, PORT, SEATS, WORLD, Place, machine, placed, sits, until
 
@@ -63,6 +72,76 @@ def test_a_seat_reaches_the_world_while_somebody_sits_there_who_may(place: Place
     assert place.reaches("seat1", "udp")
     assert not place.reaches("seat2")
     assert client.why("seat1").standing.people[0].login == "alice"
+
+
+def test_an_organizer_keeps_a_group_in_within_a_second_and_what_it_has_open_ends(
+    place: Place, client: FirewallClient
+) -> None:
+    place.feeds["presence"].tell({**sits("alice", 1), **sits("olga", 2)})
+    waits(client, "seat1", Reason.GROUP)
+    waits(client, "seat2", Reason.GROUP)
+    with place.talking("seat1") as alice, place.talking("seat2") as olga:
+        assert alice.answer().startswith("open")
+        assert olga.answer().startswith("open")
+        assert (alice.say(), olga.say()) == ("heard", "heard")
+        began = time.monotonic()
+        client.decide(UserGroup.USER, allowed=False)
+        waits(client, "seat1", Reason.REFUSED)
+        assert alice.say() == "ConnectionResetError"
+        assert time.monotonic() - began < 1
+        assert olga.say() == "heard"
+    assert not place.reaches("seat1")
+    assert client.why("seat1").allowed_groups == [UserGroup.ORGA, UserGroup.ROOT]
+    client.decide(UserGroup.USER, allowed=True)
+    waits(client, "seat1", Reason.GROUP)
+    assert place.reaches("seat1")
+    assert [(each.key, each.after) for each in client.audit().entries] == [
+        ("user", {"allowed": True}), ("user", {"allowed": False})
+    ]  # fmt: skip
+
+
+def test_organizers_decide_over_https_and_nobody_else(place: Place, tmp_path: Path) -> None:
+    public = new_key(tmp_path / "key", comment="olga")
+    administrators = place.folder / "administrators"
+    administrators.write_bytes(encode_json(Administrators([Administrator("olga", "organizer", [public.format()])])))
+    (tmp_path / CREDENTIAL).write_bytes(bytes(range(32)))
+    token = Tokens(bytes(range(32))).mint(Kind.SESSION, Claims(name="olga", key=public.fingerprint()), seconds=60)
+    session = {**HTTPS, "Authorization": f"Bearer {token}"}
+    env = {"CREDENTIALS_DIRECTORY": str(tmp_path), "BACKLINE_FIREWALL_ACCESS_ADMINISTRATORS": str(administrators)}
+
+    def ask(ids: tuple[int, int], headers: Mapping[str, str]) -> int:
+        argv = ["setpriv", f"--reuid={ids[0]}", f"--regid={ids[1]}", "--clear-groups", "curl", "--silent", "--json"]
+        argv += ['{"allowed": false}', "--request", "PUT", "--write-out", "%{http_code}", "--output", "/dev/null"]
+        argv += ["--unix-socket", f"{run_folder}/firewall.sock", "http://firewall/v1/groups/user"]
+        return int(
+            run([*argv, *(word for name in headers for word in ("--header", f"{name}: {headers[name]}"))]).stdout
+        )
+
+    with (
+        tempfile.TemporaryDirectory(prefix="backline-firewall-") as run_folder,
+        place.serving(env, also=run_folder) as client,
+    ):
+        Path(run_folder).chmod(0o711)  # not pytest's, which each pytest that starts shuts to other users
+        assert ask(NOBODY, {}) == 403
+        assert ask(PROXY, HTTPS) == 401
+        assert ask(PROXY, session | {"X-Forwarded-Proto": "http"}) == 403
+        assert ask(PROXY, session) == 200
+        assert [(each.actor, each.origin) for each in client.audit().entries] == [("olga", "192.168.0.9")]
+
+
+def test_what_was_decided_outlives_the_service_and_hall_toml(place: Place) -> None:
+    place.feeds["presence"].tell(sits("alice", 1))
+    with place.serving() as client:
+        waits(client, "seat1", Reason.GROUP)
+        client.decide(UserGroup.USER, allowed=False)
+        waits(client, "seat1", Reason.REFUSED)
+    with place.serving() as client:
+        waits(client, "seat1", Reason.REFUSED)
+        assert not place.reaches("seat1")
+        client.decide(UserGroup.USER, allowed=None)
+        waits(client, "seat1", Reason.GROUP)
+        user = client.groups().groups[0]
+        assert (user.group, user.allowed, user.decided, user.by) == (UserGroup.USER, True, False, "root")
 
 
 def test_the_open_connections_of_who_loses_access_end(place: Place, client: FirewallClient) -> None:

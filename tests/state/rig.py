@@ -71,6 +71,7 @@ def gw(root: Path, word: str) -> Path:
     (here / "backline-dhcp/generations/1/kea-dhcp4.json").write_text(word)
     for link in ("current", "proved"):
         (here / f"backline-dhcp/{link}").symlink_to("generations/1")
+    (here / "backline-firewall/switch.json").write_text(word)
     (here / "backline-dns/zones/hall").mkdir(parents=True)
     (here / "backline-dns/zones/hall/prolo.zone").write_text(word)
     (here / "backline-dns/named.conf").write_text(word)
@@ -99,6 +100,7 @@ def words(root: Path) -> dict[str, str]:
         here / "backline-netboot/mdb.json",
         here / "backline-dhcp/current/kea-dhcp4.json",
         here / "backline-dns/zones/hall/prolo.zone",
+        here / "backline-firewall/switch.json",
         here / "kea/kea-leases4.csv",
         here / "backline/udb.key",
         root / "etc/ssh/ssh_host_ed25519_key",
