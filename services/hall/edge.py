@@ -63,6 +63,8 @@ class Site:
     """What is handed on as it comes, however long nothing does."""
     files: str | None = None
     """A folder that is there under /files/."""
+    packed: bool = False
+    """Whether its pages are compressed: where they are large, and have no secret whose length could tell something."""
     sso: bool = False
     """Whether its pages are told who sits at the caller's address (docs/sso.md)."""
 
@@ -75,7 +77,7 @@ SITES = (
     Site("rollout", "1m"),
     Site("overview", "1m"),
     Site("presence", "1m"),
-    Site("map", "1m", service="usermap", feeds=("/v1/feed", "/events")),
+    Site("map", "1m", service="usermap", feeds=("/v1/feed", "/events"), packed=True),
     Site("firewall", "1m"),
 )
 """As the applications of mdb and udb allow 16 MiB for an import, the depot 64 MiB for a piece of a file, and all others
@@ -122,6 +124,8 @@ def _server(hall: Hall, site: Site, *, tls: bool, redirect: bool) -> str:
     if tls:
         lines += [*_identity(), "error_page 495 =401 @certificate;"]
     lines += [*_who_comes_in(hall, site), f"client_max_body_size {site.bodies};", "error_page 502 504 =503 @down;"]
+    if site.packed:
+        lines += ["gzip on;", "gzip_proxied any;", "gzip_types image/svg+xml application/json;"]  # and text/html
     if site.streams:
         lines.append("proxy_request_buffering off;")
     blocks = [_location("/", [*(SSO_PROTECT if site.sso else ()), f"proxy_pass http://{site.name};"])]

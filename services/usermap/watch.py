@@ -20,7 +20,7 @@ from services.common.errors import BacklineError, HostError
 from services.common.feed.mirror import Mirror, Mirrors
 from services.common.metrics import Metrics
 from services.usermap import drawing
-from services.usermap.schema import Map, Settings, Source
+from services.usermap.schema import Map, Seat, Settings, Source
 from services.usermap.template import Template
 from services.usermap.view import Machine, Session, User, by_name, public, view
 
@@ -34,16 +34,24 @@ class Shown:
     """The map for one audience, with its drawing: what the template draws, and the rest by rooms and rows.
 
     `parts` are the pieces of it that change, by the id of their element. `layout` is another one when there are other
-    pieces.
+    pieces. Seats that are what they were `before` are not drawn again: with a thousand of them, that takes the time.
     """
 
-    def __init__(self, map: Map, template: Template | None, number: float) -> None:
+    def __init__(self, map: Map, template: Template | None, number: float, before: Shown | None = None) -> None:
         self.map = map
         self.layout = map.layout if template is None else f"{map.layout}-{number:.6f}"
         seats = by_name(map)
         self.drawn = template.draw(seats) if template is not None else None
         drawn = template.parts(seats) if template is not None else {}
-        rest = {id: drawing.seat(seat) for seat in map.seats() if (id := f"s{seat.machine}") not in drawn}
+        known = before.pictures if before is not None else {}
+        self.pictures: dict[str, tuple[Seat, Markup]] = {}
+        """The seats that are drawn by us, by the id of their element."""
+        for seat in map.seats():
+            id = f"s{seat.machine}"
+            if id not in drawn:
+                old = known.get(id)
+                self.pictures[id] = old if old is not None and old[0] == seat else (seat, drawing.seat(seat))
+        rest = {id: picture for id, (_, picture) in self.pictures.items()}
         self.rooms = [
             (room.name, rows)
             for room in map.rooms
@@ -76,7 +84,7 @@ class Watch:
         self._template: tuple[float, Template | None] = (0.0, None)
         self._looked = asyncio.Event()
         self._changed = asyncio.Condition()
-        self.full, self.open = self._made()
+        self.full, self.open = self._made(None, None)
 
     def shown(self, *, full: bool) -> Shown:
         """The map for organizers, or for everybody."""
@@ -158,7 +166,7 @@ class Watch:
             silent = now_silent
             self.feeds.changed.clear()
             try:
-                self.full, self.open = self._made()
+                self.full, self.open = self._made(self.full, self.open)
             except Exception:  # what is shown then is old, and /healthz says so
                 logger.exception("the map cannot be made")
                 self._problem = HostError("map.bug", "the map cannot be made; the journal says more")
@@ -172,7 +180,7 @@ class Watch:
         if self._problem is not None:
             raise self._problem
 
-    def _made(self) -> tuple[Shown, Shown]:
+    def _made(self, full: Shown | None, open: Shown | None) -> tuple[Shown, Shown]:
         sources = [
             Source(name=each.name, why=f"silent for {each.silence:.0f} s" if each.revision is not None else "silent")
             if each.stale
@@ -190,7 +198,7 @@ class Watch:
             now=self.clock(),
         )
         number, template = self._template
-        return Shown(everything, template, number), Shown(public(everything), template, number)
+        return Shown(everything, template, number, full), Shown(public(everything), template, number, open)
 
     def _read_template(self) -> bool:
         """Read the template if it is another one; True then. One that is no good is as if there were none."""
