@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -19,6 +17,7 @@ from services.common.codec import encode_json
 from services.common.errors import BacklineError, UsageError
 from services.common.pages import Page, Pages
 from services.common.pages.forms import Form, read_form
+from services.common.pages.planned import Row
 from services.mdb import tables
 from services.mdb.pages import editing
 from services.mdb.pages.people import writer
@@ -27,14 +26,6 @@ from services.mdb.store import Store
 
 SHOWN = 500
 """So many changes stand in a preview one by one."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A change of an import as a preview shows it."""
-
-    taken: Taken
-    differences: Sequence[editing.Difference]
 
 
 class ImportPages:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -18,6 +19,7 @@ from services.common.codec import encode_json
 from services.common.errors import BacklineError, UsageError
 from services.common.pages import Page, Pages
 from services.common.pages.forms import Form, read_form
+from services.common.pages.planned import Row
 from services.common.users import UserGroup
 from services.udb import importing
 from services.udb.eyes import Person
@@ -135,7 +137,7 @@ class ImportPages:
             headers={"cache-control": "no-store"},
             moved=moved,
             planned=planned,
-            rows=[(each, _differences(each)) for each in planned.changes[:SHOWN]],
+            rows=[Row(each, _differences(each)) for each in planned.changes[:SHOWN]],
             more=max(0, len(planned.changes) - SHOWN),
             wanted=wanted,
             digest=digest(planned),
@@ -148,11 +150,19 @@ def digest(planned: Imported) -> str:
     return hashlib.sha256(encode_json(changes)).hexdigest()
 
 
-def _differences(taken: Taken) -> list[tuple[str, str, str]]:
+class Difference(NamedTuple):
+    """A field that an import would change, for people."""
+
+    title: str
+    before: str
+    after: str
+
+
+def _differences(taken: Taken) -> list[Difference]:
     """What changes: title, before, after. A password is only said to be another one."""
     before, after = taken.before or {}, taken.after or {}
     return [
-        (
+        Difference(
             title,
             editing.shown(name, before.get(name)),
             "another one" if name == "password_set" and before.get(name) else editing.shown(name, after[name]),
