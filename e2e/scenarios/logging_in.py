@@ -77,11 +77,12 @@ class Hall:
 
     # Ways in
 
-    def ssh_argv(self, login: str, seat: Node, password: str, command: Sequence[str]) -> list[str]:
-        """What logs in over ssh from gw. The password lies in a file of gw's root."""
+    def ssh_argv(self, login: str, seat: Node | str, password: str, command: Sequence[str]) -> list[str]:
+        """What logs in over ssh from gw, on a seat or at an address. The password lies in a file of gw's root."""
+        address = seat if isinstance(seat, str) else seat.address
         self.gw.put(f"/root/passwords/{login}", f"#!/bin/sh\necho '{password}'\n", mode=0o700)
         asking = [f"SSH_ASKPASS=/root/passwords/{login}", "SSH_ASKPASS_REQUIRE=force"]
-        return ["env", *asking, "setsid", "--wait", "ssh", *SSH, f"{login}@{seat.address}", *command]
+        return ["env", *asking, "setsid", "--wait", "ssh", *SSH, f"{login}@{address}", *command]
 
     def ssh(
         self, login: str, seat: Node, password: str, *command: str, seconds: float = 60.0, check: bool = True

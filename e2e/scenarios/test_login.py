@@ -11,7 +11,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 
+import httpx2
 import pytest
 
 from e2e import topology
@@ -19,10 +21,14 @@ from e2e.lab import Lab
 from e2e.node import Node, WaitFailed
 from e2e.pool import Labs
 from e2e.scenarios import publishing
-from e2e.scenarios.logging_in import Hall
+from e2e.scenarios.logging_in import PAMTESTER, SSH, Hall, put_pamtester
+from services.common.errors import BacklineError
 from services.common.users import UserGroup
 from services.firewall.client import FirewallClient
 from services.firewall.schema import Reason
+from services.mdb.client import Mdb
+from services.mdb.schema import MachinePatch, MachineType
+from services.presence.rules import EXPIRY_SECONDS
 from services.udb.schema import UserPatch
 from services.usermap.client import UsermapClient
 
@@ -35,13 +41,13 @@ HOME = "/home/alice"
 @pytest.fixture(scope="module")
 def hall(labs: Labs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hall]:
     labs.close()
-    with Lab(topology.hall(seats=2), settings=labs.settings, netboot=True, name="login") as lab:
+    with Lab(topology.hall(seats=3), settings=labs.settings, netboot=True, name="login") as lab:
         publishing.begin(lab, tmp_path_factory.mktemp("administrator"))
         found = Hall(lab)
         found.add("alice", ALICE)
         found.add("bob", BOB)
         found.add("rita", RITA, UserGroup.ROOT)
-        for seat in (found.seat(1), found.seat(2)):
+        for seat in (found.seat(1), found.seat(2), found.seat(3)):
             seat.wait_until("its users", lambda seat=seat: found.knows(seat, "rita"))  # type: ignore[misc]
         decides(found, found.seat(1))
         yield found
@@ -192,6 +198,151 @@ def test_a_seat_that_is_in_use_says_by_whom(hall: Hall, seat: Node) -> None:
 def test_nobody_of_udb_is_nobody(hall: Hall, seat: Node) -> None:
     assert hall.pam("mallory", seat, "x", "authenticate").returncode != 0
     assert hall.ssh("mallory", seat, "x", "true", check=False).returncode == 255
+
+
+def test_a_contestant_is_refused_at_an_organizer_s_machine_and_root_is_not(hall: Hall, seat: Node) -> None:
+    with machine(hall, seat, MachinePatch(type=MachineType.ORGA)):
+        seat.wait_until("it is no contestant's seat", lambda: "contestants' seats only" in refusal(hall, seat))
+        assert hall.ssh("alice", seat, ALICE, "true", check=False).returncode == 255
+        with staying(hall, "rita", seat, RITA):
+            assert seat_of(hall, "rita") == seat.name
+        seat.wait_until("rita has left", lambda: nothing_left(hall, seat))
+
+
+def test_a_machine_at_an_address_that_is_not_its_own_lets_nobody_in(hall: Hall, seat: Node) -> None:
+    own = seat.address
+    with machine(hall, seat, MachinePatch(ip=IPv4Address("192.168.0.222"))):
+        seat.wait_until(
+            "it is somewhere else", lambda: f"address 192.168.0.222, and this came from {own}" in refusal(hall, seat)
+        )
+        assert hall.ssh("alice", seat, ALICE, "true", check=False).returncode == 255
+
+
+def test_a_machine_that_mdb_does_not_know_lets_nobody_in(hall: Hall) -> None:
+    """The last seat: as a machine of mdb it is another one afterwards, and its boot's token is the old one's."""
+    seat = hall.seat(3)
+    with Mdb(hall.gw.service("mdb")) as mdb:
+        mdb.delete(mdb.machine(seat.name).id)
+    seat.wait_until("it is nobody's", lambda: "not registered" in refusal(hall, seat))
+    assert hall.ssh("alice", seat, ALICE, "true", check=False).returncode == 255
+
+
+def test_who_is_deleted_from_udb_is_refused_before_the_seat_has_heard_of_it(hall: Hall, seat: Node) -> None:
+    hall.add("dave", "password of dave")
+    seat.wait_until("he is known", lambda: hall.knows(seat, "dave"))
+    seat.succeeds("systemctl", "stop", "backline-identity.socket", "backline-identity.service")
+    try:
+        with hall.udb() as udb:
+            udb.delete(udb.user("dave").id)
+        assert hall.knows(seat, "dave")
+        seat.wait_until(
+            "presence says so",
+            lambda: "no user dave" in hall.pam("dave", seat, "password of dave", "authenticate", "acct_mgmt").stdout,
+        )
+        assert hall.ssh("dave", seat, "password of dave", "true", check=False).returncode == 255
+    finally:
+        seat.succeeds("systemctl", "start", "backline-identity.socket", "backline-identity.service")
+    seat.wait_until("it has heard", lambda: not hall.knows(seat, "dave"))
+
+
+def test_a_key_opens_no_session_of_anybody_of_udb(hall: Hall, seat: Node) -> None:
+    """Whom presence has not verified is not let in: no key is asked for, and the account stage refuses besides."""
+    seat.succeeds("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/opt/key")
+    key = seat.succeeds("cat", "/opt/key.pub")
+    hall.gw.put("/root/anybody", seat.get("/opt/key"), mode=0o600)
+    with hall.udb() as udb:
+        for login in ("bob", "rita"):
+            udb.change(udb.user(login).id, UserPatch(keys=[key]))
+    argv = ["ssh", "-i", "/root/anybody", *SSH[:3], "-oBatchMode=yes"]
+    with staying(hall, "bob", seat, BOB):
+        seat.put("/home/bob/.ssh/authorized_keys", f"{key}\n", mode=0o600)
+        seat.succeeds("chown", "-R", "bob:", "/home/bob/.ssh")
+        for login in ("bob", "rita"):
+            done = hall.gw.run([*argv, f"{login}@{seat.address}", "true"], check=False)
+            assert (done.returncode, "Permission denied" in done.stderr) == (255, True), done
+    for login in ("bob", "rita"):
+        done = hall.pam(login, hall.seat(2), "", "acct_mgmt", service="sshd")
+        assert done.returncode != 0
+        assert "Log in with your password first" in done.stdout, done
+
+
+@contextlib.contextmanager
+def machine(hall: Hall, seat: Node, other: MachinePatch) -> Iterator[None]:
+    """Another record of a seat in mdb, while a block lasts."""
+    with Mdb(hall.gw.service("mdb")) as mdb:
+        was = mdb.machine(seat.name)
+        mdb.change(was.id, other)
+        try:
+            yield
+        finally:
+            mdb.change(was.id, MachinePatch(type=was.type, ip=was.ip))
+    decides(hall, seat)
+
+
+def refusal(hall: Hall, seat: Node) -> str:
+    """What alice is told at a seat that does not let her in; nothing where it would."""
+    done = hall.pam("alice", seat, ALICE, "authenticate")
+    return "" if done.returncode == 0 else done.stdout
+
+
+# Who moves
+
+
+def test_who_moves_from_seat_to_seat_is_at_one_of_them(hall: Hall, seat: Node) -> None:
+    """As often as he likes, at once, and the seat that he has left is for others."""
+    for place in (seat, hall.seat(2), seat, hall.seat(2)):
+        with staying(hall, "alice", place, ALICE):
+            assert hall.where() == {"alice": place.name}
+        place.wait_until("he has left", lambda: hall.where() == {}, seconds=10)
+    with staying(hall, "alice", seat, ALICE), staying(hall, "bob", hall.seat(2), BOB):
+        assert hall.where() == {"alice": seat.name, "bob": hall.seat(2).name}
+    seat.wait_until("nobody is left", lambda: hall.where() == {}, seconds=10)
+
+
+def test_who_comes_back_to_a_seat_that_was_cut_off_has_one_session(hall: Hall, seat: Node) -> None:
+    """Its heartbeats come again with somebody who sits elsewhere by now: he is where he was let in last."""
+    cut = hall.seat(2)
+    with staying(hall, "alice", cut, ALICE):
+        cut.freeze()
+        try:
+            assert "already logged in at" in refusal(hall, seat)
+            hall.gw.wait_until("it is silent", lambda: hall.where() == {}, seconds=EXPIRY_SECONDS + 20)
+            with staying(hall, "alice", seat, ALICE):
+                cut.thaw()
+                heard = claims(hall)
+                hall.gw.wait_until("its heartbeat", lambda: claims(hall) > heard, seconds=40)
+                assert hall.where() == {"alice": seat.name}
+                assert is_in(cut, "alice")
+        finally:
+            cut.thaw()
+    cut.wait_until("nobody is left", lambda: nothing_left(hall, cut), seconds=20)
+
+
+def claims(hall: Hall) -> float:
+    """Claims of heartbeats that presence has not believed."""
+    transport = httpx2.HTTPTransport(uds=hall.gw.service("presence").removeprefix("unix:"))
+    with httpx2.Client(transport=transport) as client:
+        text = client.get("http://presence/metrics").text
+    lines = [line for line in text.splitlines() if line.startswith("backline_presence_unbelieved_total{")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+def test_a_seat_that_crashes_lets_its_user_in_elsewhere_and_keeps_nothing(hall: Hall, seat: Node) -> None:
+    lost = hall.seat(2)
+    with contextlib.suppress(BacklineError), staying(hall, "alice", lost, ALICE):
+        lost.crash()
+    began = time.monotonic()
+    assert "already logged in at" in refusal(hall, seat)
+    hall.gw.wait_until("the session expires", lambda: hall.where() == {}, seconds=EXPIRY_SECONDS + 20)
+    assert time.monotonic() - began > EXPIRY_SECONDS - 20, "since its last heartbeat"
+    with staying(hall, "alice", seat, ALICE):
+        lost.start()
+        lost.wait_ready(seconds=120)
+        lost.wait_until("its users", lambda: hall.knows(lost, "alice"))
+        assert "already logged in at" in refusal(hall, lost)
+        assert hall.where() == {"alice": seat.name}
+        assert left(hall, lost) == []
+    decides(hall, lost)
 
 
 # What is left
@@ -385,3 +536,50 @@ def test_a_user_has_limits_and_root_has_none(hall: Hall, seat: Node) -> None:
         assert (found["TasksMax"], found["CPUWeight"]) == ("2048", "50")
         assert int(found["MemoryHigh"]) < int(found["MemoryMax"])
     assert limits("user-0.slice") == {**dict.fromkeys(names, "infinity"), "CPUWeight": "500"}
+
+
+# The lock of a screen
+
+
+def opens(hall: Hall, seat: Node, login: str, password: str, *, whose: str | None = None) -> bool:
+    """Whether a locker of `login`'s opens his screen, or says that `whose` is to be."""
+    put_pamtester(seat)
+    argv = ["runuser", "-u", login, "--", PAMTESTER, "backline-seat-lock", whose or login, "authenticate", "acct_mgmt"]
+    return seat.run(argv, stdin=f"{password}\n", check=False, seconds=90).returncode == 0
+
+
+@contextlib.contextmanager
+def without_presence(hall: Hall) -> Iterator[None]:
+    hall.gw.succeeds("systemctl", "stop", "backline-presence.socket", "backline-presence.service")
+    try:
+        yield
+    finally:
+        hall.gw.succeeds("systemctl", "start", "backline-presence.socket", "backline-presence.service")
+
+
+def test_a_screen_opens_by_its_user_s_password_and_without_gw_too(hall: Hall, seat: Node) -> None:
+    hash = f"/run/backline-seat-home/{seat.succeeds('id', '-u', 'alice')}.hash"
+    with staying(hall, "alice", seat, ALICE):
+        assert seat.succeeds("stat", "-c%U:%a", hash) == "root:600"
+        assert opens(hall, seat, "alice", ALICE)
+        assert not opens(hall, seat, "alice", "wrong")
+        assert not opens(hall, seat, "nobody", ALICE, whose="alice"), "somebody else"
+        with without_presence(hall):
+            assert opens(hall, seat, "alice", ALICE)
+            assert not opens(hall, seat, "alice", "wrong")
+    seat.wait_until("nothing is kept", lambda: seat.run(["test", "-e", hash], check=False).returncode != 0)
+
+
+def test_of_roots_nothing_is_kept_and_their_screens_need_gw(hall: Hall, seat: Node) -> None:
+    with staying(hall, "rita", seat, RITA):
+        assert seat.succeeds("find", "/run/backline-seat-home", "-name", "*.hash") == ""
+        assert opens(hall, seat, "rita", RITA)
+        with without_presence(hall):
+            assert not opens(hall, seat, "rita", RITA)
+
+
+def test_who_only_shows_a_password_leaves_nothing_behind(hall: Hall, seat: Node) -> None:
+    assert hall.pam("alice", seat, ALICE, "authenticate").returncode == 0
+    hash = f"/run/backline-seat-home/{seat.succeeds('id', '-u', 'alice')}.hash"
+    seat.succeeds("test", "-e", hash)
+    seat.wait_until("it goes", lambda: seat.run(["test", "-e", hash], check=False).returncode != 0, seconds=80)

@@ -78,7 +78,8 @@ def asks(hall: Hall, node: Node, method: str, name: str, path: str, *, token: st
     return node.http(method, f"https://{GW}{path}", verify=context, headers=headers, **how)
 
 
-def test_it_finds_one_token_and_no_hash_password_or_key_of_somebody(hall: Hall, shell: Node) -> None:
+def test_it_finds_one_token_and_no_password_or_key_and_the_hash_of_who_sits_there(hall: Hall, shell: Node) -> None:
+    """The hash opens alice's locked screen while gw is away. The seat has made it: udb's own does not come here."""
     credentials = shell.succeeds("find", "/run/credstore", "/run/credentials", "-type", "f", "-printf", "%f\n").split()
     assert "backline.boot-token" in credentials
     public = {
@@ -91,9 +92,10 @@ def test_it_finds_one_token_and_no_hash_password_or_key_of_somebody(hall: Hall, 
     everywhere = ["/etc", "/run", "/var", "/tmp", "/home", "/root"]
     keys = shell.run(["grep", "-rlsI", "--", "-----BEGIN .*PRIVATE KEY-----", *everywhere], check=False).stdout.split()
     assert [path for path in keys if not re.search(r"/ssh_host_\w+_key$", path)] == []
-    for what in ("[$]y[$]", "[$]6[$]", RITA, ALICE):
+    lock = f"/run/backline-seat-home/{shell.succeeds('id', '-u', 'alice')}.hash"
+    for what, where in (("[$]y[$]", [lock]), ("[$]6[$]", []), (RITA, []), (ALICE, [])):
         found = shell.run(["grep", "-rlsI", "--", what, *everywhere], check=False).stdout.split()
-        assert found == [], what
+        assert found == where, what
         found = shell.run(["sh", "-c", f"grep -laE -- '{what}' /proc/[0-9]*/environ"], check=False).stdout.split()
         assert found == [], what
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 
+from services.common.users import UserGroup
 from services.hall.schema import Hall
 
 
@@ -19,5 +20,7 @@ def settings(hall: Hall, *, gateway: bool, seat: bool) -> str:
 
 
 def seat(hall: Hall) -> str:
-    """TOML for `backline seat`: who decides on logins."""
-    return f"presence = {json.dumps(f'https://presence.{hall.site.domain}')}\n"
+    """TOML for `backline seat`: who decides on logins, and of which groups the seat may keep a hash."""
+    keeps = [UserGroup.USER, *([UserGroup.ORGA] if hall.seats.organizers_hashes else [])]
+    lines = [f"presence = {json.dumps(f'https://presence.{hall.site.domain}')}"]
+    return "\n".join([*lines, f"keeps = {json.dumps([group.value for group in keeps])}"]) + "\n"

@@ -123,6 +123,18 @@ class Firewall(Table, frozen=True, kw_only=True):
     ] = msgspec.field(default_factory=lambda: list(UserGroup))
 
 
+class Seats(Table, frozen=True, kw_only=True):
+    """What seats keep."""
+
+    organizers_hashes: Annotated[
+        bool,
+        about(
+            "Whether a seat keeps a hash of an organizer's password while he is logged in there, as of a contestant's:"
+            " it opens his locked screen when gw is away. Never of the group root."
+        ),
+    ] = False
+
+
 class Upstream(Table, frozen=True, kw_only=True):
     """The way out of the hall; absent where there is none."""
 
@@ -195,6 +207,7 @@ class Hall(Table, frozen=True, kw_only=True):
     administrators: Annotated[list[Administrator], about("Who may do everything.")] = []
     sso: Annotated[Sso, about("Who is known to pages by the machine.")] = Sso()
     firewall: Annotated[Firewall, about("Who gets out.")] = Firewall()
+    seats: Annotated[Seats, about("What seats keep.")] = Seats()
 
     def network_for(self, purpose: Purpose) -> tuple[str, Network] | None:
         """The network that has a range for `purpose`, with its name."""

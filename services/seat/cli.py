@@ -19,6 +19,10 @@ def parser(prog: str) -> argparse.ArgumentParser:
     commands.add_parser("heartbeat", help=text, description=text).set_defaults(run=_heartbeat)
     text = "one stage of a login, for pam_exec: asks presence, and opens the home; a password comes on standard input"
     commands.add_parser("login", help=text, description=text).set_defaults(run=_login)
+    text = "open the lock of a user's screen, for pam_exec of a locker; the password comes on standard input"
+    commands.add_parser("unlock", help=text, description=text).set_defaults(run=_unlock)
+    text = "answer one locker, on the connection that is standard input; its socket's unit runs it"
+    commands.add_parser("lock", help=text, description=text).set_defaults(run=_lock)
     text = "the home of a user: open it, close it, or close it when he has no session"
     home = commands.add_parser("home", help=text, description=text)
     home.add_argument("what", metavar="open|close|check", choices=("open", "close", "check"))
@@ -31,6 +35,18 @@ def _login(arguments: argparse.Namespace) -> int:  # noqa: ARG001
     from services.seat import login
 
     return login.main()
+
+
+def _unlock(arguments: argparse.Namespace) -> int:  # noqa: ARG001
+    from services.seat import lock
+
+    return lock.main()
+
+
+def _lock(arguments: argparse.Namespace) -> int:  # noqa: ARG001
+    from services.seat import lock
+
+    return lock.main_serve()
 
 
 def _home(arguments: argparse.Namespace) -> int:

@@ -30,7 +30,8 @@ from services.seat.presence import Presence, find_presence
 logger = logging.getLogger(__name__)
 
 STATE = Path("/run/backline-seat-home")
-"""Of each user who has a home open, by uid: UID is his login, UID.said what was told, UID.coming see `Coming`."""
+"""Of each user who has a home open, by uid: UID is his login, UID.said what was told, UID.coming see `Coming`,
+UID.hash see `services.seat.lock`."""
 SKELETON = Path("/etc/skel")
 SIZE = "size=30%,nr_inodes=500k"
 KILL_SECONDS = 10.0
@@ -165,10 +166,16 @@ def close_home(
     with coming.locked():
         if coming.there():
             return
+        forget_password(uid, state=state)
         try:
             presence().logout(login, seconds=LOGOUT_SECONDS)
         except BacklineError as error:
             logger.warning("presence was not told that %s has left: %s", login, error)
+
+
+def forget_password(uid: int, *, state: Path = STATE) -> None:
+    """What the lock of his screen had (`services.seat.lock.Kept`) goes with his last session."""
+    (state / f"{uid}.hash").unlink(missing_ok=True)
 
 
 def has_session(uid: int) -> bool:
@@ -180,6 +187,7 @@ def check_home(uid: int) -> bool:
     """Close the home of a user who was let in and has no session; whether there was one to close."""
     if has_session(uid):
         return False
+    forget_password(uid)
     process.run(["systemctl", "stop", unit(uid)])
     return True
 

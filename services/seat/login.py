@@ -1,7 +1,7 @@
 """The stages of a login on a seat, as pam_exec(8) runs them: `backline seat login`, in /etc/pam.d/backline-seat-*.
 
 - auth: is it his password, and may he in? Presence says both. The password comes on standard input, and goes there
-  alone.
+  alone; a hash of it stays while he is logged in, for the lock of his screen (`services.seat.lock`).
 - account: presence registers him here, and his home is opened. This is the stage that can take minutes, as its lines
   are shown by every greeter.
 - open_session: his home is there. If his last session has just ended and taken it away, it is opened once more.
@@ -23,7 +23,8 @@ from typing import BinaryIO
 
 from services.common.errors import BacklineError, MissingError
 from services.seat.home import STATE, Coming, unit
-from services.seat.presence import Decision, Presence, find_presence
+from services.seat.lock import Kept, keeps
+from services.seat.presence import SETTINGS, Decision, Presence, find_presence
 
 PATIENCE = 15.0
 """Seconds for which a presence that does not answer is asked again: it may be restarting."""
@@ -48,6 +49,9 @@ class Login:
         presence: Callable[[], Presence] = find_presence,
         wait: Callable[[float], None] = time.sleep,
         patience: float = PATIENCE,
+        state: Path = STATE,
+        settings: Path = SETTINGS,
+        look_later: Callable[[int], None] | None = None,
     ) -> None:
         self.user = user
         self.remote = remote
@@ -56,21 +60,27 @@ class Login:
         self._presence = presence
         self._wait = wait
         self._patience = patience
+        self._state = state
+        self._settings = settings
+        self._look_later = look_later or later
 
     def auth(self, password: str) -> bool:
         """Whether it is his password, and he may in as things are."""
-        coming = Coming(pwd.getpwnam(self.user).pw_uid)
+        uid = pwd.getpwnam(self.user).pw_uid
+        coming = Coming(uid)
         coming.begin()
-        good = self._ask(password, "auth")
-        if not good:
+        decision = self._ask(password, "auth")
+        if decision is None:
             coming.end()
-        return good
+            return False
+        self._keep(uid, password, decision.group)
+        return True
 
     def account(self) -> bool:
         """Register him here, and open his home."""
         coming = Coming(pwd.getpwnam(self.user).pw_uid)
         coming.begin()
-        good = self._ask(None, "account") and self._home()
+        good = self._ask(None, "account") is not None and self._home()
         if good:
             coming.begin()
         else:
@@ -86,7 +96,21 @@ class Login:
         coming.end()
         return good
 
-    def _ask(self, password: str | None, stage: str) -> bool:
+    def _keep(self, uid: int, password: str, group: str) -> None:
+        """What the lock of his screen needs, where it may be kept; who opens no session is looked for."""
+        kept = Kept(uid, state=self._state)
+        if not keeps(group, settings=self._settings):
+            kept.forget()
+            return
+        try:
+            kept.keep(password)
+        except (OSError, BacklineError) as error:  # the lock asks presence, then
+            self.log(f"auth of {self.user}: his password is not kept for his screen: {error}")
+            return
+        self._look_later(uid)
+
+    def _ask(self, password: str | None, stage: str) -> Decision | None:
+        """Presence's decision; None for a refusal, which is told."""
         deadline = time.monotonic() + self._patience
         waiting = False
         while True:
@@ -97,7 +121,7 @@ class Login:
                 if time.monotonic() >= deadline:
                     self.log(f"{stage} of {self.user}: {error}")
                     self.tell("The hall's login service does not answer. Please tell an organizer.")
-                    return False
+                    return None
                 if not waiting:
                     self.tell("Waiting for the hall's login service...")
                 waiting = True
@@ -105,7 +129,8 @@ class Login:
         if not decision.allowed:
             self.log(f"{stage} of {self.user} refused: {decision.reason}: {decision.message}")
             self.tell(words(decision))
-        return decision.allowed
+            return None
+        return decision
 
     def _home(self) -> bool:
         uid = pwd.getpwnam(self.user).pw_uid
@@ -133,6 +158,12 @@ class Login:
         for line in lines[shown:]:
             self.tell(line)
         return max(shown, len(lines))
+
+
+def later(uid: int) -> None:
+    """Have somebody look in a minute whether a user has a session (`services.seat.home.check_home`)."""
+    argv = ["systemctl", "--no-block", "restart", f"backline-seat-home-check@{uid}.timer"]
+    subprocess.run(argv, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def words(decision: Decision) -> str:

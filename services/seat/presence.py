@@ -32,11 +32,12 @@ LONGEST = 65536
 
 @dataclass(frozen=True)
 class Decision:
-    """Presence's answer: whether, and in plain words why not; `reason` is one of its codes."""
+    """Presence's answer: whether, and in plain words why not; `reason` is one of its codes. `group` is the user's."""
 
     allowed: bool
     reason: str = ""
     message: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Presence:
             allowed = answer["allowed"]
             if not isinstance(allowed, bool):
                 raise TypeError("allowed is neither true nor false")
-            return Decision(allowed, str(answer.get("reason") or ""), str(answer.get("message") or ""))
+            reason, message, group = (str(answer.get(name) or "") for name in ("reason", "message", "group"))
+            return Decision(allowed, reason, message, group)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise MissingError("seat.presence", f"presence's answer makes no sense: {error}") from error
 

@@ -9,6 +9,7 @@ import pytest
 from services.common.settings import read
 from services.hall.render import IDENTITY, SEAT, Identity, render
 from services.identity.schema import Settings
+from services.seat.lock import keeps
 from services.seat.presence import find_presence
 from tests.hall.halls import hall
 
@@ -38,3 +39,13 @@ def test_only_a_seat_is_told_who_decides_on_logins(tmp_path: Path) -> None:
     (tmp_path / "run/credstore/backline.boot-token").write_text("t0ken\n")
     found = find_presence({}, root=tmp_path)
     assert (found.address, found.token) == ("https://presence.prolo", "t0ken")
+
+
+@pytest.mark.parametrize("organizers", [False, True])
+def test_a_seat_keeps_hashes_of_contestants_of_organizers_if_the_hall_says_so_and_never_of_roots(
+    tmp_path: Path, *, organizers: bool
+) -> None:
+    data = hall(("organizers_hashes = false", "organizers_hashes = true")) if organizers else hall()
+    (tmp_path / "seat.toml").write_text(render(data, Identity("nfsroot", "pas-r01p01"))[SEAT].content)
+    kept = {group: keeps(group, settings=tmp_path / "seat.toml") for group in ("user", "orga", "root")}
+    assert kept == {"user": True, "orga": organizers, "root": False}

@@ -102,6 +102,7 @@ def test_presence_is_told_who_left_even_when_udb_has_forgotten_him(
     state = tmp_path / "state"
     state.mkdir()
     (state / str(UID)).write_text("alice")
+    (state / f"{UID}.hash").write_text("of her password")
     monkeypatch.setattr(home, "kill_all", lambda uid: None)
     home.close_home(UID, Broken(), state=state, presence=lambda: Told("https://presence.prolo", "t0ken"))
     assert told == ["alice"]

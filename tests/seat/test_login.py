@@ -17,6 +17,7 @@ import pytest
 from services.common.errors import HostError, InputError, MissingError
 from services.seat import login as seat_login
 from services.seat.home import Coming
+from services.seat.lock import Kept
 from services.seat.login import Login
 from services.seat.presence import Presence, find_presence
 from tests.seat.presence_server import PASSWORD, PresenceServer
@@ -39,10 +40,18 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Presence
 class Screen:
     """What is shown to who logs in, and what administrators read; time does not pass."""
 
-    def __init__(self, presence: Presence, *, patience: float = 60.0) -> None:
+    def __init__(
+        self,
+        presence: Presence,
+        *,
+        patience: float = 60.0,
+        state: Path = Path("/nonexistent"),
+        settings: Path = Path("/nonexistent"),
+    ) -> None:
         self.shown: list[str] = []
         self.logged: list[str] = []
         self.waits = 0
+        self.looked: list[int] = []
         self.login = Login(
             "alice",
             tell=self.shown.append,
@@ -50,6 +59,9 @@ class Screen:
             presence=lambda: presence,
             wait=self._wait,
             patience=patience,
+            state=state,
+            settings=settings,
+            look_later=self.looked.append,
         )
 
     def _wait(self, seconds: float) -> None:
@@ -62,6 +74,25 @@ def test_the_right_password_is_enough_and_nothing_is_said(server: PresenceServer
     assert screen.login.auth(PASSWORD)
     assert (screen.shown, screen.logged) == ([], [])
     assert server.requests == [("/v1/login", {"login": "alice", "password": PASSWORD, "stage": "auth"})]
+
+
+@pytest.mark.parametrize(("group", "kept"), [("user", True), ("orga", False), ("root", False), (None, False)])
+def test_a_hash_stays_for_the_lock_of_a_screen_where_it_may(
+    server: PresenceServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str | None, *, kept: bool
+) -> None:
+    (tmp_path / "seat.toml").write_text('keeps = ["user", "root"]\n')
+    screen = Screen(server.presence(), state=tmp_path / "state", settings=tmp_path / "seat.toml")
+    monkeypatch.setattr(server, "answer", lambda *_: (200, {"allowed": True, "group": group}))
+    assert screen.login.auth(PASSWORD)
+    assert Kept(10_001, state=tmp_path / "state").verify(PASSWORD) is (True if kept else None)
+    assert screen.looked == ([10_001] if kept else []), "who opens no session is looked for"
+
+
+def test_nothing_is_kept_of_a_password_that_is_refused(server: PresenceServer, tmp_path: Path) -> None:
+    (tmp_path / "seat.toml").write_text('keeps = ["user"]\n')
+    screen = Screen(server.presence(), state=tmp_path / "state", settings=tmp_path / "seat.toml")
+    assert not screen.login.auth("wrong")
+    assert Kept(10_001, state=tmp_path / "state").verify("wrong") is None
 
 
 def test_a_wrong_password_is_refused_in_presence_s_words(server: PresenceServer) -> None:
