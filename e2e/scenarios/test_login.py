@@ -254,9 +254,10 @@ def test_a_key_opens_no_session_of_anybody_of_udb(hall: Hall, seat: Node) -> Non
         for login in ("bob", "rita"):
             udb.change(udb.user(login).id, UserPatch(keys=[key]))
     argv = ["ssh", "-i", "/root/anybody", *SSH[:3], "-oBatchMode=yes"]
+    home = HOME.replace("alice", "bob")
     with staying(hall, "bob", seat, BOB):
-        seat.put("/home/bob/.ssh/authorized_keys", f"{key}\n", mode=0o600)
-        seat.succeeds("chown", "-R", "bob:", "/home/bob/.ssh")
+        seat.put(f"{home}/.ssh/authorized_keys", f"{key}\n", mode=0o600)
+        seat.succeeds("chown", "-R", "bob:", f"{home}/.ssh")
         for login in ("bob", "rita"):
             done = hall.gw.run([*argv, f"{login}@{seat.address}", "true"], check=False)
             assert (done.returncode, "Permission denied" in done.stderr) == (255, True), done

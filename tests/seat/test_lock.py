@@ -31,7 +31,10 @@ class Answers(Presence):
     def __init__(self, decision: Decision | None) -> None:
         object.__setattr__(self, "decision", decision)
 
-    def login(self, login: str, password: str | None, stage: str, *, seconds: float = 1.0) -> Decision:
+    def login(
+        self, login: str, password: str | None, stage: str, *, remote: bool = False, seconds: float = 1.0
+    ) -> Decision:
+        assert not remote
         assert (login, stage) == ("alice", "auth")
         decision: Decision | None = self.__dict__["decision"]
         if decision is None:
