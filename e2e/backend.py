@@ -95,6 +95,9 @@ class Run(Protocol):
     def type(self, text: str) -> None:
         """Type on its keyboard. Raises HostError("lan.keyboard") when it has none."""
 
+    def picture(self) -> bytes:
+        """What its screen shows, as PNG. Raises HostError("lan.screen") when it has none."""
+
 
 class Backend(Protocol):
     """Starts nodes."""

@@ -122,3 +122,7 @@ class FakeRun:
 
     def type(self, text: str) -> None:
         """It reads nothing."""
+
+    def picture(self) -> bytes:
+        """It shows nothing."""
+        return b""

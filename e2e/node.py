@@ -267,9 +267,8 @@ class Node(WaitTarget):
 
     def run_in_background(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
         """Start a program in it; the caller waits for it, and it ends with the machine at the latest."""
-        return subprocess.Popen(
-            self.argv(argv), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        nothing = subprocess.DEVNULL
+        return subprocess.Popen(self.argv(argv), stdin=nothing, stdout=nothing, stderr=nothing)
 
     def put(self, path: str, data: str | bytes, *, mode: int = 0o644) -> None:
         """Write a file, with its folders."""
@@ -448,8 +447,7 @@ class Node(WaitTarget):
         import json
 
         def look() -> bool:
-            argv = ["busctl", "--json=short", "get-property", destination, path, interface, name]
-            done = self.run(argv, check=False)
+            done = self.run(["busctl", "--json=short", "get-property", destination, path, interface, name], check=False)
             return done.returncode == 0 and json.loads(done.stdout)["data"] == value
 
         self._wait(f"{interface}.{name} = {value!r}", look, seconds=seconds)
@@ -465,8 +463,7 @@ class Node(WaitTarget):
 
     def wait_off(self, *, seconds: float = WAIT) -> None:
         """Wait until it has no power."""
-        run = self._run
-        if run is not None and not run.wait_ended(time.monotonic() + seconds):
+        if (run := self._run) is not None and not run.wait_ended(time.monotonic() + seconds):
             raise self._late("being off", seconds)
 
     # Inside
@@ -483,6 +480,10 @@ class Node(WaitTarget):
         """Type on its keyboard. Raises HostError("lan.keyboard") when it has none."""
         self._need_run().type(text)
 
+    def picture(self) -> bytes:
+        """What its screen shows, as PNG. Raises HostError("lan.screen") when it has none."""
+        return self._need_run().picture()
+
     def cpu(self) -> float:
         """Seconds of processor time that it used since the lab began."""
         return self.lab.cpu(self)
@@ -493,8 +494,7 @@ class Node(WaitTarget):
 
     def shell_argv(self) -> list[str]:
         """The host's command line of a shell in it."""
-        term = os.environ.get("TERM", "linux")
-        return self._need_run().argv(["env", f"TERM={term}", "bash", "-l"])
+        return self._need_run().argv(["env", f"TERM={os.environ.get('TERM', 'linux')}", "bash", "-l"])
 
     def _need_run(self) -> Run:
         if self._run is None or not self._run.alive():

@@ -221,6 +221,10 @@ class NspawnRun:
         """Raises HostError("lan.keyboard")."""
         raise HostError("lan.keyboard", f"a container has no keyboard to type {text!r} on")
 
+    def picture(self) -> bytes:
+        """Raises HostError("lan.screen")."""
+        raise HostError("lan.screen", "a container has no screen")
+
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)

@@ -37,6 +37,7 @@ from services.common.errors import BacklineError, HostError
 EMULATED = ("-accel", "tcg", "-cpu", "max,-cx16,-erms,-fsrm", "-smp", "1")
 VIRTUALISED = ("-accel", "kvm", "-cpu", "host", "-smp", "2")
 VARIABLES = "uefi-variables.fd"
+PICTURE = "screen.png"
 _CHUNK = 1 << 16
 _BETWEEN_KEYS = 0.15
 """Seconds: QEMU holds each key for 0.1 s, and a keyboard's buffer is 16 bytes."""
@@ -50,6 +51,8 @@ def arguments(order: Order, *, home: str, kvm: bool, control: int, console: int,
     argv = ["qemu-system-x86_64", "-name", order.name, "-nodefaults", "-no-user-config"]
     # graphics=off: SeaBIOS, and with it iPXE, writes to the serial port what else is on the screen.
     argv += ["-machine", "q35,graphics=off", "-display", "none", "-vga", "none"]
+    if spec.screen:
+        argv += ["-device", "VGA,edid=on,xres=1280,yres=800"]
     argv += [*(VIRTUALISED if kvm else EMULATED), "-m", str(spec.memory)]
     argv += ["-chardev", f"socket,id=control,fd={control}", "-mon", "chardev=control,mode=control"]
     argv += ["-chardev", f"socket,id=console,fd={console}", "-serial", "chardev:console"]
@@ -101,6 +104,7 @@ class QemuRun:
         self.sandbox = sandbox
         self.listener = listener
         self.name = order.name
+        self._home = f"/run/lab/n/{order.index}"
         self.leader: int | None = None
         self.outside = sandbox.lab / "n" / str(order.index)
         self.outside.mkdir(parents=True, exist_ok=True)
@@ -119,7 +123,7 @@ class QemuRun:
             ends = (its_control.fileno(), its_console.fileno())
             argv = arguments(
                 order,
-                home=f"/run/lab/n/{order.index}",
+                home=self._home,
                 kvm=kvm,
                 control=ends[0],
                 console=ends[1],
@@ -202,6 +206,11 @@ class QemuRun:
         for char in text:
             self._qmp.execute("send-key", keys=[{"type": "qcode", "data": key} for key in keys_of(char)])
             time.sleep(_BETWEEN_KEYS)
+
+    def picture(self) -> bytes:
+        """What its screen shows, as PNG. Raises HostError("lan.qmp"), also for a machine without a graphics card."""
+        self._qmp.execute("screendump", filename=f"{self._home}/{PICTURE}", format="png", seconds=30.0)
+        return (self.outside / PICTURE).read_bytes()
 
     def freeze(self, *, frozen: bool) -> None:
         """Stop or continue its processors; its real-time clock goes on, as after a suspend."""

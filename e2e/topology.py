@@ -70,6 +70,8 @@ class Node(Table, frozen=True, kw_only=True):
     """QEMU only: MiB."""
     firmware: Literal["bios", "uefi"] = "bios"
     """QEMU only."""
+    screen: bool = False
+    """QEMU only: whether it has a graphics card, whose picture a test can take; else it shows text alone."""
     clock_offset: int = 0
     """QEMU only: seconds that its clock is ahead when it is switched on."""
     credentials: dict[str, str] = {}

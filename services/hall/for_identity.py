@@ -15,7 +15,8 @@ from services.hall.schema import Hall
 def settings(hall: Hall, *, gateway: bool, seat: bool) -> str:
     """TOML for `backline identity serve --config`."""
     udb = "unix:/run/backline/udb.sock" if gateway else f"https://udb.{hall.site.domain}"
-    lines = [f"udb = {json.dumps(udb)}", f"keys = {json.dumps(not seat)}", f"ends_sessions = {json.dumps(seat)}"]
+    lines = [f"udb = {json.dumps(udb)}", f"keys = {json.dumps(not seat)}"]
+    lines += [f"ends_sessions = {json.dumps(seat)}", f"message = {json.dumps(seat)}"]
     return "\n".join(lines) + "\n"
 
 

@@ -20,6 +20,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         bool, Meta(description="whether ssh keys of the root group are wanted: that takes udb's private feed")
     ] = False
     ends_sessions: Annotated[bool, Meta(description="whether a user who is no more is logged out")] = False
+    message: Annotated[bool, Meta(description="whether udb's message of the day is shown here")] = False
     folder: Annotated[str, Meta(description="where the files are made")] = "/var/lib/backline-identity"
     tls: TlsSettings = TlsSettings()
     grace_seconds: Annotated[int, Meta(ge=0, le=300, description="how long a stop waits for running requests")] = 5

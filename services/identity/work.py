@@ -14,7 +14,7 @@ import grp
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +26,50 @@ from services.common.client import Endpoint
 from services.common.errors import BacklineError, MissingError
 from services.common.feed.client import SILENCE_SECONDS, Batch, Follower
 from services.common.metrics import Metrics
+from services.common.problem import RemoteError
 from services.common.tls import TlsSettings, client_context
 from services.identity.accounts import PASSWD, Accounts, Own, accounts, own_of
 from services.identity.folder import Folder
+from services.identity.message import Board
 from services.identity.schema import LEFT_OUT_SHOWN, Settings, Status
 
 logger = logging.getLogger(__name__)
 
-TOPIC = "users"
-FIELDS = ("id", "login", "firstname", "lastname", "uid", "group", "shell", "keys")
+TOPIC, MESSAGE = "users", "message"
+FIELDS = ("id", "login", "firstname", "lastname", "uid", "group", "shell", "keys", "text")
 QUIET, LONGEST = 0.02, 0.5
 AGAIN = 5.0
 TOKEN = "backline.boot-token"
 _LOGIND = ("org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
 
 
+class UsersFollower(Follower):
+    """Follows users and the message of the day, and users alone where udb is older than this machine."""
+
+    async def batches(self) -> AsyncGenerator[Batch, None]:
+        """As any follower's."""
+        wanted = self.topics
+        try:
+            async with contextlib.aclosing(super().batches()) as batches:
+                async for batch in batches:
+                    yield batch
+        except RemoteError as error:
+            if error.code != "request.query" or MESSAGE not in wanted:
+                raise
+            logger.warning("udb has no message of the day: %s", error)
+        self.topics = (TOPIC,)
+        try:
+            async with contextlib.aclosing(super().batches()) as batches:
+                async for batch in batches:
+                    yield batch
+        finally:
+            self.topics = wanted
+
+
 class Worker:
     """Follower, folder and what is known between them. `run` is part of the application's lifespan.
 
-    `own` reads what the machine has by itself, `end` ends the sessions of a uid.
+    `own` reads what the machine has by itself, `end` ends the sessions of a uid, `board` shows the message of the day.
     """
 
     def __init__(
@@ -54,10 +79,12 @@ class Worker:
         *,
         own: Callable[[], Own],
         end: Callable[[int], None] | None = None,
+        board: Board | None = None,
     ) -> None:
         self.folder = folder
         self.follower = follower
         self.records: dict[str, Mapping[str, Any]] = {}
+        self.message = ""
         self.known = False
         self.made: Accounts | None = None
         self.problem: BacklineError | None = MissingError("identity.waiting", "udb has not told any user yet")
@@ -65,6 +92,8 @@ class Worker:
         self.seconds: float | None = None
         self._own = own
         self._end = end
+        self._board = board
+        self._shown: str | None = None
         self._noted = self._done = 0
         self._changed = asyncio.Event()
         self._count: dict[str, Any] = {}
@@ -109,7 +138,7 @@ class Worker:
         pending.set_function(lambda: float(self.problem is not None))
 
     def take(self, batch: Batch) -> None:
-        """Note what a batch says of users."""
+        """Note what a batch says of users, and the message of the day."""
         if batch.first:
             self.records = {key: record for (topic, key), record in batch.state.items() if topic == TOPIC}
         for change in () if batch.first else batch.changes:
@@ -117,6 +146,8 @@ class Worker:
                 self.records[change.key] = change.after
             elif change.topic == TOPIC:
                 self.records.pop(change.key, None)
+        said = [str(record.get("text", "")) for (topic, _), record in batch.state.items() if topic == MESSAGE]
+        self.message = said[0] if said else ""
         self.known = True
         self._noted += 1
         self._changed.set()
@@ -126,6 +157,7 @@ class Worker:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(AGAIN):
                     await self._changed.wait()
+            await self._show()
             if not self.known or (self._done == self._noted and self.problem is None):
                 continue
             began = time.monotonic()
@@ -133,6 +165,18 @@ class Worker:
             noted = self._noted
             if await self._turn(dict(self.records), began):
                 self._done = noted
+
+    async def _show(self) -> None:
+        """Show the message of the day. Users do not wait for one that cannot be shown: it is tried again."""
+        if self._board is None or not self.known or self.message == self._shown:
+            return
+        message = self.message
+        try:
+            await asyncio.to_thread(self._board.put, message)
+        except BacklineError as error:
+            logger.error("the message of the day is not shown: %s", error)
+            return
+        self._shown = message
 
     async def _settle(self, deadline: float) -> None:
         while self._changed.is_set() and time.monotonic() < deadline:
@@ -242,7 +286,8 @@ def make_follower(settings: Settings, environ: Mapping[str, str]) -> Follower:
                 trust_env=False,
             )
 
-    return Follower(settings.udb, path=settings.feed, topics=[TOPIC], fields=FIELDS, tls=tls, client=client)
+    topics = [TOPIC, *([MESSAGE] if settings.message else [])]
+    return UsersFollower(settings.udb, path=settings.feed, topics=topics, fields=FIELDS, tls=tls, client=client)
 
 
 def make_worker(settings: Settings, environ: Mapping[str, str] | None = None) -> Worker:
@@ -254,4 +299,5 @@ def make_worker(settings: Settings, environ: Mapping[str, str] | None = None) ->
         shadow = None
     folder = Folder(Path(settings.folder), shadow=shadow)
     end = end_sessions if settings.ends_sessions else None
-    return Worker(folder, make_follower(settings, environ), own=own_accounts, end=end)
+    board = Board(folder.path / MESSAGE) if settings.message else None
+    return Worker(folder, make_follower(settings, environ), own=own_accounts, end=end, board=board)

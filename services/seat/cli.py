@@ -23,6 +23,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
     commands.add_parser("unlock", help=text, description=text).set_defaults(run=_unlock)
     text = "answer one locker, on the connection that is standard input; its socket's unit runs it"
     commands.add_parser("lock", help=text, description=text).set_defaults(run=_lock)
+    text = "show a new message of the day: start the greeter anew, unless somebody is there"
+    commands.add_parser("message", help=text, description=text).set_defaults(run=_message)
     text = "the home of a user: open it, close it, or close it when he has no session"
     home = commands.add_parser("home", help=text, description=text)
     home.add_argument("what", metavar="open|close|check", choices=("open", "close", "check"))
@@ -47,6 +49,14 @@ def _lock(arguments: argparse.Namespace) -> int:  # noqa: ARG001
     from services.seat import lock
 
     return lock.main_serve()
+
+
+def _message(arguments: argparse.Namespace) -> int:  # noqa: ARG001
+    from services.seat import message
+
+    shown = message.show()
+    print("the greeter shows it" if shown else "somebody is there: the next greeter shows it")
+    return int(Exit.OK)
 
 
 def _home(arguments: argparse.Namespace) -> int:

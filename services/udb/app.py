@@ -1,8 +1,9 @@
 """The HTTP face of udb: users, their passwords and history, and the feeds.
 
-Roots see and change all, organizers see contestants (`services.udb.eyes`), nobody else sees anything but a feed: the
-public one is for every service of this host, for who has scope `feed`, seats among them, and for roots; the one with
-hashes and keys for members of the groups of setting `private_groups`, for scope `feed-private`, and for roots.
+Roots see and change all, organizers see contestants (`services.udb.eyes`), both say the message of the day, and nobody
+else sees anything but a feed: the public one is for every service of this host, for who has scope `feed`, seats among
+them, and for roots; the one with hashes and keys for members of the groups of setting `private_groups`, for scope
+`feed-private`, and for roots.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ from services.udb.schema import (
     Imported,
     ImportFormat,
     ImportQuery,
+    Message,
+    NewMessage,
     NewUser,
     Pools,
     Sheet,
@@ -145,6 +148,16 @@ class Udb:
         """The pools of uids, and what is left in them."""
         person = person_of(request)
         return Pools(pools=await asyncio.to_thread(self.store.pools, person))
+
+    async def message(self, request: Request) -> Message:
+        """The message of the day, which seats show to who has not logged in yet."""
+        return await asyncio.to_thread(self.store.message, person_of(request))
+
+    async def announce(self, request: Request) -> Message:
+        """Say another message of the day; an empty one takes it away."""
+        person = person_of(request)
+        asked = await read_body(request, NewMessage)
+        return await asyncio.to_thread(self.store.announce, person, asked.text)
 
     async def audit(self, request: Request) -> Audit:
         """Who changed what and who saw which password, the newest first."""
@@ -270,6 +283,16 @@ def make_app(store: Store, access: Access, *, hall: str = "", htmx: Path = HTMX)
                 errors=reading,
             ),
             Operation("GET", "/v1/pools", udb.pools, summary="Pools of uids", answer=Pools, errors=reading),
+            Operation("GET", "/v1/message", udb.message, summary="Message of the day", answer=Message, errors=reading),
+            Operation(
+                "PUT",
+                "/v1/message",
+                udb.announce,
+                summary="Say a message of the day",
+                body=NewMessage,
+                answer=Message,
+                errors=writing,
+            ),
             Operation("GET", "/v1/audit", udb.audit, summary="History", query=AuditQuery, answer=Audit, errors=reading),
             Route("/v1/feed", follow),
             Route("/v1/feed/private", follow_private),

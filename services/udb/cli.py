@@ -95,6 +95,12 @@ def parser(prog: str) -> argparse.ArgumentParser:
     sheet.add_argument("--title", default="", metavar="TEXT", help="what stands over each name, such as the hall's")
     sheet.set_defaults(run=_verb("passwords", "sheet"))
 
+    told = "the message of the day, which seats show to who has not logged in yet"
+    message = commands.add_parser("message", parents=[asking], help=told, description=f"{told[0].upper()}{told[1:]}.")
+    message.add_argument("text", nargs="?", metavar="TEXT", help="say this one; - is standard input; else it is shown")
+    message.add_argument("--none", action="store_true", help="take it away")
+    message.set_defaults(run=_verb("message", "message"))
+
     pools = commands.add_parser("pools", parents=[asking], help="what is left of the uids")
     pools.set_defaults(run=_verb("users", "pools"))
     return root

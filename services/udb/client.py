@@ -13,6 +13,8 @@ from services.udb.schema import (
     Edits,
     Imported,
     ImportFormat,
+    Message,
+    NewMessage,
     NewUser,
     Pools,
     Sheet,
@@ -71,6 +73,14 @@ def sheet_call(ids: Sequence[int] = (), query: str = "") -> Call[Sheet]:
 
 def pools_call() -> Call[Pools]:
     return Call("GET", "/v1/pools", Pools)
+
+
+def message_call() -> Call[Message]:
+    return Call("GET", "/v1/message", Message)
+
+
+def announce_call(text: str) -> Call[Message]:
+    return Call("PUT", "/v1/message", Message, body=NewMessage(text=text))
 
 
 def audit_call(
@@ -137,6 +147,14 @@ class Udb(Client):
     def pools(self) -> Pools:
         """The pools of uids."""
         return self.send(pools_call())
+
+    def message(self) -> Message:
+        """The message of the day."""
+        return self.send(message_call())
+
+    def announce(self, text: str) -> Message:
+        """Say another message of the day; an empty one takes it away."""
+        return self.send(announce_call(text))
 
     def audit(
         self, user: int | None = None, *, topic: str | None = None, before: int | None = None, limit: int | None = None

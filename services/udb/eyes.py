@@ -1,6 +1,7 @@
 """Whose users somebody may see and change. Pure.
 
-Roots see and change all. Organizers see contestants, their passwords included, and change nothing. Nobody else sees
+Roots see and change all. Organizers see contestants, their passwords included, and change no user; both say the message
+of the day. Nobody else sees
 anything here: what every machine has to know of every user is in the feed. The store asks this, whoever calls it.
 """
 
@@ -23,6 +24,7 @@ class Person:
     origin: str
     reads: frozenset[UserGroup] = frozenset()
     writes: frozenset[UserGroup] = frozenset()
+    announces: bool = False
 
     @property
     def actor(self) -> Actor:
@@ -32,17 +34,22 @@ class Person:
     @classmethod
     def root(cls, name: str, origin: str) -> Person:
         """One of those who see and change all."""
-        return cls(name, origin, reads=ALL, writes=ALL)
+        return cls(name, origin, reads=ALL, writes=ALL, announces=True)
 
     @classmethod
     def organizer(cls, name: str, origin: str) -> Person:
         """One of those who see contestants."""
-        return cls(name, origin, reads=frozenset({UserGroup.USER}))
+        return cls(name, origin, reads=frozenset({UserGroup.USER}), announces=True)
 
     def check_writes(self, *groups: UserGroup) -> None:
         """Raises AccessError("auth.denied") unless they may write users of every one of `groups`."""
         if not self.writes.issuperset(groups) or not self.writes:
             raise AccessError("auth.denied", f"{self.name} may not change users", hint="for: root")
+
+    def check_announces(self) -> None:
+        """Raises AccessError("auth.denied") unless they may say the message of the day."""
+        if not self.announces:
+            raise AccessError("auth.denied", f"{self.name} may not say the message of the day", hint="for: organizers")
 
 
 def strictest(*groups: UserGroup) -> UserGroup:

@@ -18,8 +18,8 @@ from services.common.history import Changed
 from services.common.users import UserGroup
 from services.udb.models import AuditRow, outbox
 
-USERS = "users"
-TOPICS = frozenset({USERS})
+USERS, MESSAGE = "users", "message"
+TOPICS = frozenset({USERS, MESSAGE})
 SHOWINGS = "showings"
 """Passwords that were shown: in the history under the id of their user, and in no feed."""
 

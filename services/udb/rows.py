@@ -19,6 +19,8 @@ from services.udb.schema import User
 CHUNK = 500  # SQLite takes 32,766 parameters a statement, PostgreSQL 65,535
 PUBLIC = ("id", "login", "firstname", "lastname", "uid", "group", "shell", "revision")
 """What every machine of the hall knows of a user."""
+MESSAGE_FIELDS = ("text", "updated")
+"""What a seat knows of the message of the day."""
 PRIVATE = (*PUBLIC, "keys", "hash")
 """What verifies a user needs. No more than this is in the feed's log."""
 _FIELDS = tuple(User.__struct_fields__)
@@ -39,7 +41,7 @@ class Account:
 
 def public(record: Record) -> Record:
     """As the public feed carries a record of the private one."""
-    return {name: record[name] for name in PUBLIC}
+    return {name: record[name] for name in (MESSAGE_FIELDS if "text" in record else PUBLIC)}
 
 
 def plain(user: User) -> dict[str, Any]:

@@ -252,6 +252,19 @@ class Sheet(msgspec.Struct, frozen=True, kw_only=True):
     people: list[Shown]
 
 
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """The message of the day; without one the text is empty. `updated` is when that was said last."""
+
+    text: str
+    updated: float | None = None
+
+
+class NewMessage(Strict, frozen=True, kw_only=True):
+    """What seats are to show to who has not logged in yet: text alone. An empty one takes it away."""
+
+    text: Annotated[str, Meta(max_length=4000), about("At most 600 characters and 10 lines; others are refused.")]
+
+
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
     """The uids of a group, and what is left of them."""
 
@@ -269,16 +282,17 @@ class Pools(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Topic(Enum):
-    """Kinds of entries in the history: changes of users, and showings of their passwords."""
+    """Kinds of entries in the history: changes of users, showings of their passwords, messages of the day."""
 
     USERS = "users"
     SHOWINGS = "showings"
+    MESSAGE = "message"
 
 
 class AuditQuery(Strict, frozen=True, kw_only=True):
     """Which part of the history."""
 
     user: Annotated[Id | None, about("Of one user, by its id.")] = None
-    topic: Annotated[Topic | None, about("Changes, or showings of passwords.")] = None
+    topic: Annotated[Topic | None, about("Changes, showings of passwords, or messages of the day.")] = None
     before: Annotated[Id | None, about("Older than this entry.")] = None
     limit: Annotated[int, Meta(ge=1, le=1000), about("At most so many.")] = 100

@@ -27,7 +27,7 @@ from services.common.feed.wire import Item
 from services.common.history import Changed
 from services.common.users import LOGIN, UID_POOLS
 from services.common.yescrypt import hash_password
-from services.udb import history
+from services.udb import announcing, history
 from services.udb.edits import (
     Create,
     Delete,
@@ -41,11 +41,11 @@ from services.udb.edits import (
     wanted_password,
 )
 from services.udb.eyes import Person
-from services.udb.history import SHOWINGS, USERS, Seen
+from services.udb.history import MESSAGE, SHOWINGS, USERS, Seen
 from services.udb.importing import Planned
 from services.udb.models import UserRow, outbox
 from services.udb.rows import Account, load, public
-from services.udb.schema import Imported, NewUser, Pool, Shown, Taken, User, UserPatch
+from services.udb.schema import Imported, Message, NewUser, Pool, Shown, Taken, User, UserPatch
 from services.udb.sealing import Seal
 from services.udb.writing import of_step, write
 
@@ -254,6 +254,22 @@ class Store:
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
             return dict(zip(new, pool.map(hash_password, (wanted[number] for number in new)), strict=True))
 
+    # The message of the day
+
+    def message(self, person: Person) -> Message:
+        """What seats show to who has not logged in yet. Raises AccessError("auth.denied")."""
+        person.check_announces()
+        with self.database.read() as session:
+            return announcing.load(session)
+
+    def announce(self, person: Person, text: str) -> Message:
+        """Say another one; an empty text takes it away. Raises AccessError, InputError("message.long")."""
+        person.check_announces()
+        text = announcing.wanted(text)
+        with self._writing() as session:
+            outbox.lock(session)
+            return announcing.write(session, person.actor, text, self._clock())
+
     @contextmanager
     def _writing(self) -> Iterator[Session]:
         """A transaction; a rule of the database that nobody foresaw is an error like others, and nothing is kept."""
@@ -274,6 +290,8 @@ class Store:
         if USERS in topics:
             for account in load(session, None).values():
                 yield Item(USERS, str(account.user.id), account.private())
+        if MESSAGE in topics and (said := announcing.record(announcing.load(session))) is not None:
+            yield Item(MESSAGE, announcing.KEY, said)
 
 
 def told(planned: Sequence[Planned], steps: Sequence[Step], *, dry: bool) -> Imported:

@@ -47,6 +47,11 @@ def test_every_cable_is_a_card_and_the_network_is_booted_in_their_order() -> Non
     assert cards[1].split(",")[2] == "mac=52:54:00:00:00:02"
 
 
+def test_a_screen_is_there_where_it_is_asked_for() -> None:
+    assert not [card for card in values(argv(), "-device") if card.startswith("VGA")]
+    assert [card for card in values(argv(screen=True), "-device") if card.startswith("VGA")]
+
+
 def test_there_is_no_disk() -> None:
     assert values(argv(), "-drive") == []
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from services.common.users import UserGroup
 from services.identity.accounts import FILES, PASSWD, ROOT_KEYS
 from services.identity.client import Identity
+from services.identity.message import TEXT
 from services.udb.client import Udb
 from services.udb.schema import Edits, NewUser, UserPatch
 from tests.common.service_rig import Service, activated
@@ -23,10 +24,11 @@ SECONDS = 15.0
 
 
 @contextmanager
-def following(folder: Path, udb: str, *, keys: bool) -> Iterator[Service]:
+def following(folder: Path, udb: str, *, keys: bool, message: bool = False) -> Iterator[Service]:
     """An identity service over `folder`."""
     file = folder / "identity.toml"
-    file.write_text(f'udb = "{udb}"\nkeys = {str(keys).lower()}\nfolder = "{folder}/identity"\n')
+    flags = f"keys = {str(keys).lower()}\nmessage = {str(message).lower()}\n"
+    file.write_text(f'udb = "{udb}"\n{flags}folder = "{folder}/identity"\n')
     with tempfile.TemporaryDirectory(prefix="backline-identity-") as run:
         with activated(Path(run), [*IDENTITY, "--config", str(file)], env={}) as service:
             yield service
@@ -85,6 +87,23 @@ def test_a_seat_s_feed_brings_no_keys_and_the_last_users_stay_when_udb_goes(tmp_
             with rig.serving(tmp_path / "udb", run=Path(run)) as service, Udb(service.unix) as udb:
                 udb.delete(udb.user("team0000").id)
                 until(lambda: len(logins(tmp_path)) == 500)
+
+
+def test_a_message_of_the_day_comes_and_goes_beside_the_users(tmp_path: Path) -> None:
+    (tmp_path / "udb").mkdir()
+    text = tmp_path / "identity/message" / TEXT
+    with (
+        rig.serving(tmp_path / "udb") as service,
+        Udb(service.unix) as udb,
+        following(tmp_path, service.unix, keys=False, message=True),
+    ):
+        udb.create(NewUser(login="alice"))
+        until(lambda: logins(tmp_path) == ["alice"])
+        udb.announce("Lunch is at noon")
+        until(lambda: text.exists() and text.read_text() == "Lunch is at noon\n")
+        udb.announce("")
+        until(lambda: text.read_text() == "")
+        assert logins(tmp_path) == ["alice"]
 
 
 def test_nobody_answers_for_an_udb_that_is_not_there(tmp_path: Path) -> None:

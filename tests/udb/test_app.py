@@ -124,6 +124,24 @@ def test_organizers_change_nobody(full: Guarded) -> None:
         assert client.users().users == before
 
 
+def test_organizers_say_the_message_of_the_day_and_strangers_do_not(full: Guarded) -> None:
+    code, text = ask_as(full, "oli", "/v1/message", method="PUT", body={"text": "Lunch at noon"})
+    assert (code, json.loads(text)["text"]) == (200, "Lunch at noon")
+    code, text = ask_as(full, "oli", "/v1/message", method="PUT", body={"text": "x" * 601})
+    assert (code, json.loads(text)["code"]) == (422, "message.long")
+    for ids in (NOBODY, GAMES):
+        for method, body in (("GET", None), ("PUT", {"text": "mine"})):
+            assert full.ask("/v1/message", method=method, ids=ids, body=body).status == 403
+    token = full.tokens.for_machine("p0001", machine=1, boot="0" * 32, seconds=60)
+    seat = {**HTTPS, "Host": "udb", "Authorization": f"Bearer {token}"}
+    assert full.ask("/v1/message", method="PUT", ids=PROXY, headers=seat, body={"text": "mine"}).status == 403
+    with Udb(full.service.unix) as client:
+        assert client.message().text == "Lunch at noon"
+        (entry,) = client.audit(topic="message").entries
+        assert (entry.actor, entry.origin) == ("oli", "192.168.0.9")
+        assert client.announce("").text == ""
+
+
 def test_a_root_session_may_all(full: Guarded) -> None:
     code, text = ask_as(full, "ada", "/v1/users?q=group:root")
     assert (code, json.loads(text)["total"]) == (200, 1)

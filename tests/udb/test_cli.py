@@ -99,3 +99,15 @@ def test_what_makes_no_sense_is_one_line_and_an_exit_code(udb: str, words: list[
 def test_pools_tell_what_is_left(udb: str) -> None:
     does(udb, "add", "zoe", "--group", "root")
     assert does(udb, "pools").splitlines()[3].split() == ["root", "12000-12999", "1", "999"]
+
+
+def test_the_message_of_the_day_is_said_shown_and_taken_away(udb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert does(udb, "message") == "there is no message of the day\n"
+    assert does(udb, "message", "Lunch at noon").splitlines()[1:] == ["  Lunch at noon"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Lunch\nat one\n"))
+    assert does(udb, "message", "-").splitlines()[1:] == ["  Lunch", "  at one"]
+    assert json.loads(does(udb, "message", "--json"))["text"] == "Lunch\nat one"
+    code, _, err = command("message", "x" * 601, "--address", udb)
+    assert (code, "600 are shown" in err) == (2, True)
+    assert command("message", "x", "--none", "--address", udb)[0] == 2
+    assert does(udb, "message", "--none") == "there is no message of the day\n"

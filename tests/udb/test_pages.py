@@ -19,7 +19,7 @@ from tests.hall.halls import KEY
 from tests.udb.rig import hall, new, serving, session_of
 
 HOSTILE = """<script>alert(1)</script>"><img src=x onerror=alert(2)>'{{7*7}}"""
-PAGES = ("/users", "/users/new", "/import", "/pools", "/history", "/nowhere")
+PAGES = ("/users", "/users/new", "/import", "/pools", "/message", "/history", "/nowhere")
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +242,23 @@ def test_organizers_see_contestants_on_every_page_and_nobody_else(full: Guarded)
     status, page = page_of(full, "oli", "/sheet", method="POST", form={"which": "all"})
     assert "secret of user" in page
     assert "secret of orga" not in page
+
+
+def test_organizers_say_the_message_of_the_day(full: Guarded, root: Browser, client: Udb) -> None:
+    hostile = f"{HOSTILE[:25]}</textarea><b>x</b>"
+    page = root.fill("/message", {"text": hostile})
+    assert "</textarea><b>" not in page
+    assert Forms(page).found["/message"] == {"text": hostile}
+    assert client.message().text == hostile
+    assert "<script>alert" not in root.page("/history?topic=message")
+    assert "600 are shown" in root.fill("/message", {"text": "x" * 601}, status=422)
+    assert Forms(root.fill("/message", {"text": ""})).found["/message"] == {"text": ""}
+    assert "taken away" in root.page("/history")
+    assert client.message().text == ""
+    status, page = page_of(full, "oli", "/message", method="POST", form={"text": "Lunch at noon"})
+    assert status == 303
+    status, page = page_of(full, "oli", "/message")
+    assert (status, "Lunch at noon" in page) == (200, True)
 
 
 @pytest.mark.parametrize("path", ["/users/new", "/import"])

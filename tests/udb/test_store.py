@@ -16,6 +16,7 @@ from services.common.users import UID_POOLS, UserGroup
 from services.common.yescrypt import hash_password, verify_password
 from services.udb import edits
 from services.udb import store as store_module
+from services.udb.eyes import Person
 from services.udb.models import UserRow, outbox
 from services.udb.rows import PRIVATE, PUBLIC, public
 from services.udb.schema import NewUser, UserPatch
@@ -384,3 +385,52 @@ def test_what_nobody_knows_is_told(store: Store) -> None:
     store.create(ME, new(1))
     assert refused(lambda: store.edit(ME, edits_)).code == "user.twice"
     assert not isinstance(refused(lambda: store.edit(ME, edits_)), BusyError)
+
+
+# The message of the day
+
+
+def test_roots_and_organizers_say_the_message_of_the_day_and_the_history_says_who(
+    store: Store, clock: list[float]
+) -> None:
+    assert (store.message(ME).text, store.message(ME).updated) == ("", None)
+    assert store.announce(ORGANIZER, "Lunch\r\nat \x1b[1mnoon \n").text == "Lunch\nat [1mnoon"
+    clock[0] += 60
+    store.announce(ME, "Lunch at one")
+    assert (store.message(ORGANIZER).text, store.message(ORGANIZER).updated) == ("Lunch at one", clock[0])
+    store.announce(ME, "")
+    assert store.message(ME).text == ""
+    found = [(entry.actor, entry.action.value, entry.after) for entry in store.audit(ORGANIZER, topic="message")]
+    assert found[:2] == [("alice", "deleted", None), ("alice", "updated", {"text": "Lunch at one"})]
+    assert found[2][:2] == ("oli", "created")
+
+
+def test_a_message_that_is_there_already_or_too_long_is_no_other_one(store: Store) -> None:
+    store.announce(ME, "hello")
+    store.announce(ORGANIZER, "hello\n")
+    assert refused(lambda: store.announce(ME, "x" * 601)).code == "message.long"
+    assert len(store.audit(ME, topic="message")) == 1
+    assert store.message(ME).text == "hello"
+    assert refused(lambda: store.announce(Person("mallory", "local"), "x")).code == "auth.denied"
+
+
+def test_both_feeds_have_the_message_until_it_is_taken_away(store: Store) -> None:
+    store.create(ME, new(1))
+    store.announce(ME, "hello")
+
+    def told(topics: frozenset[str]) -> list[tuple[str, str]]:
+        with store.database.read() as session:
+            both = [list(source(session, topics)) for source in (store.source, store.private_source)]
+        assert [(item.topic, item.key) for item in both[0]] == [(item.topic, item.key) for item in both[1]]
+        return [(item.topic, str(item.record.get("text", ""))) for item in both[0]]
+
+    assert told(frozenset({"message"})) == [("message", "hello")]
+    assert told(frozenset({"users", "message"})) == [("users", ""), ("message", "hello")]
+    store.announce(ME, "")
+    assert told(frozenset({"message"})) == []
+    with store.database.read() as session:
+        changes = outbox.after(session, 1, limit=10)
+    assert changes is not None
+    assert [(each.topic, each.kind) for each in changes] == [("message", Kind.CREATED), ("message", Kind.DELETED)]
+    assert changes[0].record is not None
+    assert public(changes[0].record)["text"] == "hello"

@@ -1,4 +1,4 @@
-"""udb's pages: the list, a user, passwords, imports, pools, history. Below `/`; programs use `/v1`.
+"""udb's pages: the list, a user, passwords, imports, pools, a message, history. Below `/`; programs use `/v1`.
 
 They show what the store gives to who is looking, and every one is for those who have logged in. Each page is whole
 without a script. Where htmx is there, the same addresses answer the same pages, and it takes the part that changes.
@@ -24,6 +24,7 @@ NAVIGATION = (
     Link("Users", "/users", private=True),
     Link("Uids", "/pools", private=True),
     Link("Import", "/import", private=True),
+    Link("Message", "/message", private=True),
     Link("History", "/history", private=True),
 )
 _HERE = Path(__file__).parents[1]
