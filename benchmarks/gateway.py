@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import shutil
+import socket as socketlib
 import subprocess
 import sys
 import tempfile
@@ -80,6 +81,18 @@ http {{
 """
 
 
+def free_port() -> int:
+    """A port of this host that nobody listens on."""
+    with socketlib.create_server(("127.0.0.1", 0)) as held:
+        return int(held.getsockname()[1])
+
+
+def own_memory() -> float:
+    """Megabytes that this process has for itself (proc_pid_smaps(5), Pss)."""
+    text = Path("/proc/self/smaps_rollup").read_text()
+    return int(text.partition("\nPss:")[2].split()[0]) / 1000
+
+
 def address(number: int) -> str:
     """The address of a machine."""
     return str(IPv4Address(FIRST + number))
@@ -133,12 +146,13 @@ def niceness(name: str) -> str:
 
 
 @contextlib.contextmanager
-def serving(name: str, text: str, where: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A service over `where`, with its socket there, once it answers."""
+def serving(name: str, text: str, where: Path, *, also: str = "") -> Iterator[subprocess.Popen[bytes]]:
+    """A service over `where`, with its socket there, and perhaps another address, once it answers."""
     config, socket = where / f"{name}.toml", where / f"{name}.sock"
     config.write_text(text)
     argv = ["nice", "-n", niceness(name)]  # as its unit says
     argv += backline(name, "serve", "--config", str(config), "--listen", f"unix:{socket}")
+    argv += ["--listen", also] if also else []
     with (where / f"{name}.log").open("wb") as log, running(spawn(argv, stdout=log, stderr=log)) as process:
         wait_for(socket, process, where / f"{name}.log")
         yield process

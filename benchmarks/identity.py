@@ -5,6 +5,8 @@ Rows, each of which can be measured alone (`--row`):
 - whois: what single sign-on answers nginx, as much as it can, with everybody logged in
 - heartbeats: a thousand seats that beat every 15 s, as netboot passes them on; processor and memory of presence
 - logins: ten users a second, both stages (password and account); then 150 users at once
+- sync: 2,000 users from udb's feed until they are in force on a seat that knew none, the feed's transfer included
+- map: the page of a thousand seats and when Chromium has painted it; the service while seats beat and people log in
 
 Clients are processes of their own on the same CPUs. This measures, it does not judge.
 """
@@ -15,6 +17,7 @@ import argparse
 import contextlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -27,11 +30,13 @@ import httpx2
 from benchmarks import gateway
 from benchmarks.asking import PASSWORD, boot, login
 from benchmarks.figures import Figures
+from benchmarks.rooms import rooms as measure_rooms
 from services.common.tokens import CREDENTIAL, new_key
+from services.common.users import UserGroup
 from services.presence.client import Presence
 from services.presence.schema import Beat
 from services.udb.client import Udb
-from services.udb.schema import NewUser
+from services.udb.schema import ImportFormat, NewUser
 from services.udb.sealing import CREDENTIAL as SEAL
 
 SEATS = 1000
@@ -41,6 +46,7 @@ BEATS_SECONDS = 45.0
 RATE = 10.0
 RATE_SECONDS = 20.0
 BURST = 150
+SYNCED, SYNCS = 2000, 5
 UDB = """
 database = "sqlite:///{where}/udb.db"
 """
@@ -184,10 +190,47 @@ def logins(figures: Figures, made: Hall, seats: int) -> None:
     figures.add("150 logins at once, until all are decided", burst["took"], "s", "under 10")
 
 
+def sync(figures: Figures, made: Hall, _: int) -> None:
+    """A seat that starts, some times; the worst of them counts, as the hall waits for it."""
+    with Udb(f"unix:{made.where}/udb.sock", seconds=120) as udb:
+        missing = SYNCED - udb.users(limit=1).total  # a pool has a thousand uids: the others are organizers
+        names = "\n".join(f"more{number}" for number in range(missing)).encode()
+        if missing > 0:
+            udb.take(names, ImportFormat.LOGINS, group=UserGroup.ORGA, generate=False)
+    found = []
+    for turn in range(SYNCS):
+        argv = [sys.executable, "-m", "benchmarks.syncing", f"unix:{made.where}/udb.sock"]
+        argv += [str(made.where / f"identity-{turn}"), str(SYNCED)]
+        done = subprocess.run(argv, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise SystemExit(done.stderr)
+        found.append(json.loads(done.stdout))
+    seconds = sorted(each["seconds"] for each in found)
+    figures.add(f"full sync of {SYNCED} users on a seat, median", statistics.median(seconds) * 1000, "ms", "under 150")
+    figures.add(f"full sync of {SYNCED} users on a seat, worst", seconds[-1] * 1000, "ms")
+    figures.add(
+        f"full sync of {SYNCED} users on a seat, memory", max(each["memory"] for each in found), "MB", "under 45"
+    )
+
+
+def rooms(figures: Figures, made: Hall, seats: int) -> None:
+    """Nobody is logged in at first."""
+    measure_rooms(
+        figures,
+        made.where,
+        seats,
+        beat=lambda number, taken: beat(number, there=number < taken),
+        cpu=cpu,
+        memory=memory,
+    )
+
+
 ROWS: dict[str, Callable[[Figures, Hall, int], None]] = {
     "whois": whois,
     "heartbeats": heartbeats,
     "logins": logins,
+    "sync": sync,
+    "map": rooms,
 }
 
 
