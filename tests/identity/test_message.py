@@ -132,8 +132,8 @@ def test_a_message_that_cannot_be_shown_keeps_nobody_out(tmp_path: Path, monkeyp
         seat.board.folder.write_text("no folder")
         async with running(seat):
             seat.hears("hello")
-            await seat.until(lambda: seat.logins() == ["alice"])
-            await seat.worker.in_force()
+            await seat.until(lambda: seat.worker.status().state == "applied")
+            assert seat.logins() == ["alice"]
             seat.board.folder.unlink()
             await seat.until(lambda: seat.shows() == "hello\n")
 
