@@ -87,12 +87,6 @@ def free_port() -> int:
         return int(held.getsockname()[1])
 
 
-def own_memory() -> float:
-    """Megabytes that this process has for itself (proc_pid_smaps(5), Pss)."""
-    text = Path("/proc/self/smaps_rollup").read_text()
-    return int(text.partition("\nPss:")[2].split()[0]) / 1000
-
-
 def address(number: int) -> str:
     """The address of a machine."""
     return str(IPv4Address(FIRST + number))
