@@ -1,25 +1,27 @@
-"""A seat's heartbeat, as a process that is well: python -m tests.overview.beating_seat URL BOOT TOKEN VERSION."""
+"""A seat's heartbeat, as a process that is well: python -m tests.overview.beating_seat ADDRESS BOOT TOKEN VERSION.
+
+By netboot's socket: over the network, a heartbeat counts from its machine's own address alone.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+import time
 
-from services.seat.heartbeat import Heart
-from services.seat.report import Boot
+from netboot.client import Netboot
+from netboot.schema import Health, Heartbeat
+from services.common.errors import BacklineError
 
 
 def main() -> int:
-    url, boot, token, version = sys.argv[1:]
-
-    def look(_: Sequence[str]) -> Mapping[str, Any]:
-        return {"version": version, "health": {"state": "running"}, "user": None}
-
-    heart = Heart(Boot(url, boot, token), look=look, user=lambda: None, restart=lambda: None)
-    while not heart.stopped.wait(0.3):
-        heart.once()
-    return 0
+    address, boot, token, version = sys.argv[1:]
+    with Netboot(address) as netboot:
+        while True:
+            try:
+                netboot.heartbeat(boot, token, Heartbeat(version=version, health=Health(state="running")))
+            except BacklineError as error:
+                print(error, file=sys.stderr)
+            time.sleep(0.3)
 
 
 if __name__ == "__main__":

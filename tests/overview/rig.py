@@ -171,7 +171,7 @@ def beating_seat(made: Whole, number: int) -> Iterator[int]:
     each = made.seats.seats[number - 1]
     each.silent = True
     token = made.seats.token(each)
-    argv = [sys.executable, "-m", "tests.overview.beating_seat", made.netboot.http, each.boot, token, each.version]
+    argv = [sys.executable, "-m", "tests.overview.beating_seat", made.netboot.unix, each.boot, token, each.version]
     process = spawn(argv, cwd=ROOT, env=base_environment())
     with running(process):
         yield process.pid
