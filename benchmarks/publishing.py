@@ -86,8 +86,8 @@ class Hall:
     def limit(self, rate: int) -> None:
         """What gw's card sends at most, in bit/s; 0 is as fast as memory."""
         link = self.gw.succeeds("sh", "-c", f"ip -o route get {self.servers[0].address} | sed 's/.* dev //; s/ .*//'")
-        words = ["root", "tbf", "rate", f"{rate}bit", "burst", "1mb", "latency", "50ms"]
-        self.gw.run(["tc", "qdisc", *(["replace", "dev", link, *words] if rate else ["del", "dev", link, "root"])])
+        words = ["tbf", "rate", f"{rate}bit", "burst", "1mb", "latency", "50ms"] if rate else ["noqueue"]
+        self.gw.succeeds("tc", "qdisc", "replace", "dev", link, "root", *words)
 
     def back(self) -> None:
         """As before the newer version was published."""
