@@ -21,7 +21,8 @@ from pathlib import Path
 from services.common import toml
 from services.common.errors import HostError, InputError, UsageError
 from services.common.process import ProcessFailed, run
-from services.hostd.machines_records import make_folder, remove, synchronise
+from services.hostd.durable import synchronise
+from services.hostd.machines_records import make_folder, remove
 
 PACKAGES = {
     "systemd-container": "usr/bin/systemd-nspawn",

@@ -25,9 +25,10 @@ import msgspec
 
 from services.common.errors import BacklineError, BusyError, Exit, InputError, MissingError, UsageError
 from services.hostd import machines_images, machines_render
+from services.hostd.durable import synchronise
 from services.hostd.machines_images import Images
 from services.hostd.machines_iron import Iron, NotReady
-from services.hostd.machines_records import Records, make_folder, synchronise
+from services.hostd.machines_records import Records, make_folder
 from services.hostd.machines_schema import (
     Card,
     Change,

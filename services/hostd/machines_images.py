@@ -19,7 +19,8 @@ from services.common import manifest as manifests
 from services.common import signing
 from services.common.errors import InputError, IntegrityError, MissingError, UsageError
 from services.common.versions import valid_role, valid_version
-from services.hostd.machines_records import make_folder, remove, synchronise
+from services.hostd.durable import synchronise
+from services.hostd.machines_records import make_folder, remove
 from services.hostd.machines_schema import Schema
 
 STATE = "usr/lib/backline/state.toml"

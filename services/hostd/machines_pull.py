@@ -26,8 +26,9 @@ from services.common.signing import Signer
 from services.common.statement import Publication, Statement
 from services.common.versions import Ref
 from services.hostd import durable
+from services.hostd.durable import synchronise
 from services.hostd.machines_images import Images
-from services.hostd.machines_records import make_folder, remove, synchronise
+from services.hostd.machines_records import make_folder, remove
 
 ROOT = "root.erofs"
 PUBLICATION = "publication.json"

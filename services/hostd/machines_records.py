@@ -30,12 +30,14 @@ from services.common.codec import decode_json
 from services.common.errors import BusyError, HostError, IntegrityError, MissingError, UsageError, nearest
 from services.common.names import label_problem
 from services.common.process import ProcessFailed, run
+from services.hostd import durable
+from services.hostd.durable import synchronise
 from services.hostd.machines_schema import Record
 
 logger = logging.getLogger(__name__)
 
 _VAR = re.compile(r"\.?var-([0-9]{1,9})")
-_ASIDE = ".record.json.new"
+_RECORD = "record.json"
 _FICLONE = 0x40049409
 """ioctl_ficlone(2)."""
 _RESERVE = 1 << 20
@@ -81,16 +83,16 @@ class Records:
 
         On a full disk it takes the room of the reserve. Raises HostError("machine.full").
         """
-        path = self.home(record.machine.name) / "record.json"
+        path = self.home(record.machine.name) / _RECORD
         data = msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
         try:
             try:
-                _replace(path, data)
+                durable.write(path, data)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 self._reserve.unlink(missing_ok=True)
-                _replace(path, data)
+                durable.write(path, data)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -190,7 +192,7 @@ class Records:
         gone = [path for path in folder.iterdir() if _VAR.fullmatch(path.name) and path.name not in wanted]
         for path in gone:
             remove(path)
-        (folder / _ASIDE).unlink(missing_ok=True)
+        (folder / f".{_RECORD}{durable.ASIDE}").unlink(missing_ok=True)
         return sorted(path.name for path in gone)
 
     # Whole machines
@@ -244,22 +246,6 @@ class Records:
         return target
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file aside and put it in its place. Raises OSError; then what was there is untouched."""
-    aside = path.with_name(_ASIDE)
-    try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise
-    synchronise(path.parent)
-
-
 def _size(folder: Path) -> int:
     """Bytes that a tree takes on its disk."""
     found = 0
@@ -288,15 +274,6 @@ def make_folder(path: Path) -> None:
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
         synchronise(path.parent)
-
-
-def synchronise(folder: Path) -> None:
-    """Make the names in a folder survive a power cut (fsync(2))."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove(path: Path) -> None:
