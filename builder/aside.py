@@ -144,9 +144,9 @@ class Aside:
             path = self.root / f"{os.getpid()}-{secrets.token_hex(6)}"
             self.hook(f"make {path.name}")
             path.mkdir(mode=0o755)
-            path.chmod(0o755)
             self.hook(f"lock {path.name}")
             with contextlib.suppress(FileNotFoundError):  # a cleaner was faster than our lock: take another
+                path.chmod(0o755)
                 descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 if try_lock(descriptor) and path.exists():
                     return path, descriptor

@@ -121,6 +121,17 @@ def test_a_supervisor_that_is_killed_goes_on(gw: Node) -> None:
     assert host(gw, "rollback")["state"] == "done"
 
 
+def test_a_systemd_that_is_upgraded_meanwhile_loses_nothing(gw: Node) -> None:
+    """It comes back on the bus under another name; jobs go on, and their end may go unheard."""
+    gw.put("/root/document.toml", SLOW)
+    running = gw.run_in_background(["backline", "host", "apply", "/root/document.toml", "--why", "upgraded"])
+    gw.wait_until("it starts the unit", lambda: state(gw, "clock.service") == "activating")
+    gw.succeeds("systemctl", "daemon-reexec")
+    assert running.wait(timeout=30) == 0
+    assert (gw.unit("clock.service").active, gw.unit("ssh.service").active) == ("active", "inactive")
+    assert host(gw, "rollback")["state"] == "done"
+
+
 def test_what_is_in_force_is_there_again_after_a_boot(gw: Node) -> None:
     apply(gw, CLOCK)
     gw.reboot()

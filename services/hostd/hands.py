@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from services.common.bus import Events, Manager
-from services.common.bus.jobs import JobFailed, finish
+from services.common.bus.jobs import JobFailed, end_of, finish
 from services.common.errors import BacklineError, BusyError, HostError
 from services.hostd.history import Failure
 from services.hostd.journal import JournalReader
@@ -103,9 +103,9 @@ class SystemHands:
             if before is None or before.id != ask.id:
                 if before is not None and await asyncio.to_thread(self._runs, unit):
                     # Somebody asked for something else, and is gone. What it has begun is in the machine's record.
-                    await self.job(lambda: self.manager.stop(unit))
+                    await self.job(lambda: self.manager.stop(unit), unit, stops=True)
                 await asyncio.to_thread(self.asks.put, name, ask)
-            await self.job(lambda: self.manager.start(unit), seconds=MACHINE_SECONDS)
+            await self.job(lambda: self.manager.start(unit), unit, seconds=MACHINE_SECONDS)
             verdict = await asyncio.to_thread(self.asks.verdict, name)
         if verdict is None or verdict.id != ask.id:
             raise HostError("machine.verdict", f"{unit} ended and said nothing", hint=f"journalctl --unit={unit}")
@@ -134,16 +134,18 @@ class SystemHands:
             case Kind.DISABLE:
                 await asyncio.to_thread(manager.disable, unit)
             case Kind.START:
-                await self.job(lambda: manager.start(unit))
+                await self.job(lambda: manager.start(unit), unit)
             case Kind.STOP:
-                await self.job(lambda: manager.stop(unit))
+                await self.job(lambda: manager.stop(unit), unit, stops=True)
             case Kind.RESTART:
-                await self.job(lambda: manager.restart(unit))
+                await self.job(lambda: manager.restart(unit), unit)
             case _:
                 raise HostError("host.step", f"nobody knows how to {step}")
 
-    async def job(self, action: Callable[[], str], *, seconds: float | None = None) -> str:
-        """Run a job of systemd to its end, and return its result. Raises JobFailed, BusError."""
+    async def job(
+        self, action: Callable[[], str], unit: str, *, stops: bool = False, seconds: float | None = None
+    ) -> str:
+        """Run a job of systemd about `unit` to its end, and return its result. Raises JobFailed, BusError."""
 
         self._unwanted = False
 
@@ -155,7 +157,12 @@ class SystemHands:
 
         try:
             return (
-                await finish(self.events, remembered, deadline=time.monotonic() + (seconds or self.job_seconds))
+                await finish(
+                    self.events,
+                    remembered,
+                    deadline=time.monotonic() + (seconds or self.job_seconds),
+                    ended=lambda job: end_of(self.manager, job, unit, stops=stops),
+                )
             ).result
         finally:
             self._running = None

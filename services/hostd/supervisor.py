@@ -291,7 +291,7 @@ class Supervisor:
 
     def _start_unit_job(self, unit: str, action: str, call: Callable[[], str], *, by: str) -> Job:
         job = Job(f"unit-{secrets.token_hex(6)}", "unit", action, "running", by, time.time(), unit=unit)
-        return self._start_job(job, lambda hands: hands.job(call), unit)
+        return self._start_job(job, lambda hands: hands.job(call, unit, stops=action == "stop"), unit)
 
     def _start_job(self, job: Job, call: Callable[[SystemHands], Awaitable[str | None]], unit: str) -> Job:
         if sum(each.kind != "apply" for name in self._tasks if (each := self._jobs.get(name))) >= AT_ONCE:

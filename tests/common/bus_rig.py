@@ -238,6 +238,12 @@ class Systemd:
 
     def _get(self, message: Message) -> Message:
         _, key = message.body
+        if (message.path or "").startswith(f"{MANAGER_PATH}/job/"):
+            number = int((message.path or "").rpartition("/")[2])
+            if number in self.hanging:
+                return Message.new_method_return(message, "v", [Variant("s", "running")])
+            name = "org.freedesktop.DBus.Error.UnknownObject"
+            return Message.new_error(message, name, f"Unknown object '{message.path}'.")
         unit = self.units.get(unit_from_path(message.path or "") or "")
         if unit is None:
             value = Variant("s", "not-found" if key == "LoadState" else "")

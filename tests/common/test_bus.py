@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.bus.fake import FakeSystemd, Fault, make_unit
-from services.common.bus.jobs import JobFailed, finish
+from services.common.bus.jobs import JobFailed, end_of, finish
 from services.common.bus.manager import SystemdManager, transient_properties
 from services.common.bus.model import (
     BusError,
@@ -248,6 +249,22 @@ def test_a_reader_that_is_too_slow_is_told_by_a_resync() -> None:
     assert within(scenario) == [Resync(), UnitChanged(f"{QUEUE + 1}.service")]
 
 
+def test_who_waits_for_jobs_is_not_told_of_units(systemd: SystemdOnBus, address: str) -> None:
+    """A reload tells of every unit several times: more than a queue holds, of what nobody there wants to know."""
+
+    async def scenario() -> list[object]:
+        async with SystemdEvents(address).subscribe(jobs_only=True) as events:
+            begin = await anext(events)
+            for _ in range(3):
+                await asyncio.to_thread(systemd.change, "nginx.service", "active", "running")
+            job = await asyncio.to_thread(SystemdManager(address).restart, "nginx.service")
+            return [begin, await anext(events), job]
+
+    begin, event, job = within(scenario)
+    assert begin == Resync()
+    assert event == JobRemoved(str(job), "nginx.service", "done")
+
+
 def test_a_job_is_waited_for(systemd: SystemdOnBus, address: str) -> None:
     manager = SystemdManager(address)
     done = within(lambda: finish(SystemdEvents(address), lambda: manager.restart("nginx.service"), deadline=soon()))
@@ -287,18 +304,80 @@ def test_a_job_that_hangs_is_given_up_at_the_deadline() -> None:
     assert caught.value.code == "bus.late"
 
 
-def test_a_job_whose_bus_was_lost_has_no_known_result() -> None:
-    fake = FakeSystemd(UNITS)
-    fake.faults.add(Fault.JOBS_HANG)
+def lost_while(fake: FakeSystemd, *, then: Callable[[str], None]) -> Callable[[], str]:
+    """A start whose bus is lost, and what happens to its job meanwhile."""
 
-    def start_and_lose() -> str:
+    def start() -> str:
+        fake.faults.add(Fault.JOBS_HANG)
         job = fake.start("nginx.service")
         fake.lose_connection()
+        threading.Timer(0.3, then, [job]).start()
         return job
 
+    return start
+
+
+def test_a_job_whose_bus_was_lost_has_no_known_result_where_nobody_looks() -> None:
+    fake = FakeSystemd(UNITS)
     with pytest.raises(BusError) as caught:
-        within(lambda: finish(fake, start_and_lose, deadline=soon()))
+        within(lambda: finish(fake, lost_while(fake, then=fake.cancel), deadline=soon()))
     assert caught.value.code == "bus.gap"
+
+
+@pytest.mark.parametrize(
+    ("active", "stops", "result"),
+    [
+        ("active", False, "done"),
+        ("inactive", False, "done"),
+        ("failed", False, "failed"),
+        ("inactive", True, "done"),
+        ("failed", True, "done"),
+        ("active", True, "failed"),
+    ],
+)
+def test_a_job_whose_end_was_not_heard_is_looked_for_until_it_is_over(active: str, stops: bool, result: str) -> None:
+    fake = FakeSystemd(UNITS)
+    looked: list[JobRemoved | None] = []
+
+    def over(job: str) -> None:
+        fake.set_state("nginx.service", active, "")
+        fake.cancel(job)
+
+    def ended(job: str) -> JobRemoved | None:
+        looked.append(end_of(fake, job, "nginx.service", stops=stops))
+        return looked[-1]
+
+    def wait() -> Coroutine[object, object, JobRemoved]:
+        return finish(fake, lost_while(fake, then=over), deadline=soon(), ended=ended)
+
+    if result == "done":
+        assert within(wait).result == "done"
+    else:
+        with pytest.raises(JobFailed):
+            within(wait)
+    assert looked[0] is None
+    assert [each.result for each in looked if each] == [result]
+
+
+def test_a_bus_that_stays_away_is_asked_until_the_deadline() -> None:
+    fake = FakeSystemd(UNITS)
+
+    def away(job: str) -> JobRemoved | None:
+        return end_of(fake, job, "nginx.service")
+
+    start = lost_while(fake, then=lambda _: fake.faults.add(Fault.UNREACHABLE))
+    with pytest.raises(BusError) as caught:
+        within(lambda: finish(fake, start, deadline=time.monotonic() + 1, ended=away))
+    assert caught.value.code == "bus.late"
+
+
+def test_whether_a_job_goes_on_is_asked_of_its_object(systemd: SystemdOnBus, address: str) -> None:
+    systemd.hang_jobs()
+    manager = SystemdManager(address)
+    job = manager.start("nginx.service")
+    assert manager.job_goes_on(job)
+    manager.cancel(job)
+    assert not manager.job_goes_on(job)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ class FakeSystemd:
         self.faults: set[Fault] = set()
         self._lock = threading.Lock()
         self._jobs = itertools.count(1)
+        self._hanging: set[str] = set()
         self._subscribers: list[tuple[asyncio.AbstractEventLoop, asyncio.Queue[Event]]] = []
 
     def list_units(self, *, states: Sequence[str] = (), patterns: Sequence[str] = ()) -> list[UnitStatus]:
@@ -103,10 +104,16 @@ class FakeSystemd:
             self.units[service.name] = make_unit(service.name, service.description, active="inactive", sub="dead")
         return self._job(service.name, "active", "running")
 
+    def job_goes_on(self, job: str) -> bool:
+        """Those that hang do, until they are cancelled."""
+        self._reachable()
+        return job in self._hanging
+
     def cancel(self, job: str) -> None:
         """End a job that hangs."""
         self._reachable()
         self.cancelled.append(job)
+        self._hanging.discard(job)
         self._announce(JobRemoved(job, "", "canceled"))
 
     def system_state(self) -> str:
@@ -162,7 +169,7 @@ class FakeSystemd:
         self._set.setdefault(name, {}).update(properties)
 
     @contextlib.asynccontextmanager
-    async def subscribe(self) -> AsyncIterator[AsyncIterator[Event]]:
+    async def subscribe(self, *, jobs_only: bool = False) -> AsyncIterator[AsyncIterator[Event]]:
         """Events, for a block."""
         self._reachable()
         queue: asyncio.Queue[Event] = asyncio.Queue()
@@ -172,7 +179,9 @@ class FakeSystemd:
 
         async def events() -> AsyncIterator[Event]:
             while True:
-                yield await queue.get()
+                event = await queue.get()
+                if not (jobs_only and isinstance(event, UnitChanged)):
+                    yield event
 
         try:
             yield events()
@@ -194,6 +203,7 @@ class FakeSystemd:
         self._changing()
         path = f"/org/freedesktop/systemd1/job/{next(self._jobs)}"
         if Fault.JOBS_HANG in self.faults:
+            self._hanging.add(path)
             return path
         failed = Fault.JOBS_FAIL in self.faults
         self.set_state(name, "failed" if failed else active, "failed" if failed else sub)

@@ -24,6 +24,7 @@ from pystemd.dbusexc import (
     DBusNoSuchUnitError,
     DBusTimedOutError,
     DBusTimeoutError,
+    DBusUnknownObjectError,
 )
 from pystemd.dbuslib import DBus, DBusAddress, apply_signature
 from pystemd.systemd1.unit_signatures import KNOWN_UNIT_SIGNATURES, signature_array
@@ -44,6 +45,7 @@ _PATH = b"/org/freedesktop/systemd1"
 _MANAGER = b"org.freedesktop.systemd1.Manager"
 _PROPERTIES = b"org.freedesktop.DBus.Properties"
 _UNIT = b"org.freedesktop.systemd1.Unit"
+_JOB = b"org.freedesktop.systemd1.Job"
 _SERVICE = b"org.freedesktop.systemd1.Service"
 _DENIED = (DBusAccessDeniedError, DBusAuthFailedError, DBusInteractiveAuthorizationRequiredError)
 # Properties that pystemd's table has not; all of type t (org.freedesktop.systemd1(5)).
@@ -128,6 +130,15 @@ class SystemdManager:
         arguments += [*signature_array(properties), (ord(b"a"), b"(sa(sv))"), (-1, None)]
         with self._bus(service.name) as bus:
             return _text(cast(bytes, _call(bus, b"StartTransientUnit", arguments)))
+
+    def job_goes_on(self, job: str) -> bool:
+        """Whether its object is there."""
+        with self._bus() as bus:
+            try:
+                bus.get_property(_DESTINATION, job.encode(), _JOB, b"State", b"s")
+            except DBusUnknownObjectError:
+                return False
+        return True
 
     def cancel(self, job: str) -> None:
         """Cancel a job, unless it has ended."""

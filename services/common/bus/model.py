@@ -103,6 +103,9 @@ class Manager(Protocol):
     def start_transient(self, service: TransientService, *, mode: str = "fail") -> str:
         """Create and start a transient service, and return the job's object path."""
 
+    def job_goes_on(self, job: str) -> bool:
+        """Is a job, by its object path, waiting or running? One that systemd does not know has ended."""
+
     def cancel(self, job: str) -> None:
         """Cancel a job by its object path; one that has ended is no error."""
 
@@ -157,8 +160,11 @@ Event = Resync | JobRemoved | UnitChanged
 class Events(Protocol):
     """Signals of one systemd."""
 
-    def subscribe(self) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
-        """Events from now on, for an `async with` block; the first one is Resync, as is one after every gap."""
+    def subscribe(self, *, jobs_only: bool = False) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
+        """Events from now on, for an `async with` block; the first one is Resync, as is one after every gap.
+
+        With `jobs_only` no changes of units: a reload of systemd tells several of each, thousands in all.
+        """
 
 
 def is_unit_name(name: str) -> bool:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from typing import cast
 
 with warnings.catch_warnings():
@@ -35,9 +35,11 @@ _MANAGER = f"{_SYSTEMD}.Manager"
 _UNIT = f"{_SYSTEMD}.Unit"
 _RULES = (
     f"type='signal',sender='{_SYSTEMD}',interface='{_MANAGER}',member='JobRemoved'",
-    f"type='signal',sender='{_SYSTEMD}',interface='{_BUS}.Properties',member='PropertiesChanged',"
-    f"path_namespace='/org/freedesktop/systemd1/unit',arg0='{_UNIT}'",
     f"type='signal',sender='{_BUS}',interface='{_BUS}',member='NameOwnerChanged',arg0='{_SYSTEMD}'",
+)
+_CHANGES = (
+    f"type='signal',sender='{_SYSTEMD}',interface='{_BUS}.Properties',member='PropertiesChanged',"
+    f"path_namespace='/org/freedesktop/systemd1/unit',arg0='{_UNIT}'"
 )
 
 
@@ -48,12 +50,13 @@ class SystemdEvents:
         self.address = address
 
     @contextlib.asynccontextmanager
-    async def subscribe(self) -> AsyncIterator[AsyncIterator[Event]]:
+    async def subscribe(self, *, jobs_only: bool = False) -> AsyncIterator[AsyncIterator[Event]]:
         """Events, for a block. Raises BusError when there is no bus to begin with; later it reconnects."""
         queue = _EventQueue()
         closing = asyncio.Event()
-        connection = await _Connection.open(self.address, queue)
-        task = asyncio.create_task(self._follow(connection, queue, closing))
+        rules = _RULES if jobs_only else (*_RULES, _CHANGES)
+        connection = await _Connection.open(self.address, rules, queue)
+        task = asyncio.create_task(self._follow(connection, rules, queue, closing))
         try:
             async with contextlib.aclosing(queue.events()) as events:
                 yield events
@@ -61,13 +64,15 @@ class SystemdEvents:
             closing.set()
             await task
 
-    async def _follow(self, connection: _Connection | None, queue: _EventQueue, closing: asyncio.Event) -> None:
+    async def _follow(
+        self, connection: _Connection | None, rules: Sequence[str], queue: _EventQueue, closing: asyncio.Event
+    ) -> None:
         """Keep a connection until `closing`, with growing pauses between attempts."""
         pause = FIRST_RETRY
         while not closing.is_set():
             if connection is None:
                 try:
-                    connection = await _Connection.open(self.address, queue)
+                    connection = await _Connection.open(self.address, rules, queue)
                     pause = FIRST_RETRY
                 except BusError as error:
                     logger.warning("%s; trying again in %.1f s", error, pause)
@@ -90,6 +95,7 @@ class _EventQueue:
         if self._queue.full():
             while not self._queue.empty():
                 self._queue.get_nowait()
+            logger.warning("%d events of systemd were not read in time: what is known of it is read anew", QUEUE)
             event = Resync()
         self._queue.put_nowait(event)
 
@@ -136,7 +142,7 @@ class _Connection:
         self._watch: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, address: str, queue: _EventQueue) -> _Connection:
+    async def open(cls, address: str, rules: Sequence[str], queue: _EventQueue) -> _Connection:
         try:
             connection = cls(address, queue)
         except Exception as error:  # dbus-next raises its own, OSError and plain Exception alike
@@ -145,7 +151,7 @@ class _Connection:
             ) from error
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                await connection._begin()
+                await connection._begin(rules)
         except BusError:
             connection.close()
             raise
@@ -157,11 +163,11 @@ class _Connection:
             raise
         return connection
 
-    async def _begin(self) -> None:
+    async def _begin(self, rules: Sequence[str]) -> None:
         await self._bus.connect()
         self._watch = asyncio.create_task(self._wait_for_end())
         self._bus.add_message_handler(self._receive)
-        for rule in _RULES:
+        for rule in rules:
             await self._call(_BUS, "/org/freedesktop/DBus", _BUS, "AddMatch", rule)
         self.owner = str((await self._call(_BUS, "/org/freedesktop/DBus", _BUS, "GetNameOwner", _SYSTEMD))[0])
         await self._call(_SYSTEMD, "/org/freedesktop/systemd1", _MANAGER, "Subscribe")
@@ -184,8 +190,11 @@ class _Connection:
         return cast(list[object], reply.body)
 
     async def _wait_for_end(self) -> None:
-        with contextlib.suppress(Exception):
+        try:
             await self._bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
+            logger.warning("the bus closed our connection")
+        except Exception as error:
+            logger.warning("the connection to the bus broke: %s: %s", type(error).__name__, error)
         self.ended.set()
 
     def _receive(self, message: Message) -> None:
@@ -194,6 +203,7 @@ class _Connection:
             return
         if message.sender == _BUS and message.member == "NameOwnerChanged":
             if len(message.body) == 3 and message.body[0] == _SYSTEMD and message.body[2] != self.owner:
+                logger.warning("systemd is %s on the bus now, no longer %s", message.body[2] or "not", self.owner)
                 self.ended.set()  # another systemd: subscribe there, as if the bus had gone
             return
         if message.sender != self.owner:
