@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from starlette.requests import Request
 
@@ -11,10 +12,10 @@ from services.common.access import Access, Role, require
 from services.common.app import Application, create_app
 from services.common.changes import Actor, Audit
 from services.common.edge import Operation, read_body
-from services.common.errors import MissingError
 from services.common.identity import ImageIdentity
-from services.common.users import UserGroup
-from services.firewall.schema import Decision, GroupStates, Standings, Status, Why
+from services.common.pages import HTMX
+from services.firewall.pages import FirewallPages, make_pages
+from services.firewall.schema import Decision, GroupStates, Standings, Status, Why, group_named
 from services.firewall.work import Worker
 
 
@@ -47,11 +48,7 @@ class Firewall:
     async def decide(self, request: Request) -> GroupStates:
         """Let a group out or keep it in, whatever hall.toml says, or with null as it says; what is open ends."""
         caller = require(request, Role.ORGANIZER)
-        try:
-            group = UserGroup(request.path_params["group"])
-        except ValueError as error:
-            known = ", ".join(each.value for each in UserGroup)
-            raise MissingError("group.unknown", "there is no such group", hint=f"groups: {known}") from error
+        group = group_named(request.path_params["group"])
         wanted = await read_body(request, Decision)
         await self.worker.decide(group, wanted.allowed, Actor(caller.name, caller.origin))
         return GroupStates(groups=self.worker.switch.states())
@@ -62,9 +59,12 @@ class Firewall:
         return Audit(entries=list(self.worker.switch.kept.entries))
 
 
-def make_app(worker: Worker, access: Access, *, identity: ImageIdentity | None = None) -> Application:
+def make_app(
+    worker: Worker, access: Access, *, identity: ImageIdentity | None = None, htmx: Path = HTMX
+) -> Application:
     """The service's application."""
     handlers = Firewall(worker)
+    pages = make_pages(login=access.tokens is not None, htmx=htmx)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Application) -> AsyncIterator[None]:
@@ -78,7 +78,9 @@ def make_app(worker: Worker, access: Access, *, identity: ImageIdentity | None =
         checks={**worker.feeds.checks(), "rules": worker.in_force},
         lifespan=lifespan,
         identity=identity,
+        error_page=pages.error,
         routes=[
+            *FirewallPages(pages, worker).routes(),
             Operation(
                 "GET", "/v1/status", handlers.status, summary="What is in force", answer=Status, errors=[401, 403]
             ),

@@ -83,7 +83,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     groups = {Role.ORGANIZER: settings.organizer_groups}
     access = Access(settings.access, groups=groups, tokens=Tokens.of_this_service())
     # Everybody may connect: what a caller may see is decided by who the kernel says it is.
-    return serve(make_app(worker, access), listen=arguments.listen, mode=0o666, grace_seconds=settings.grace_seconds)
+    app = make_app(worker, access, htmx=settings.htmx)
+    return serve(app, listen=arguments.listen, mode=0o666, grace_seconds=settings.grace_seconds)
 
 
 def _client(arguments: argparse.Namespace) -> FirewallClient:

@@ -6,12 +6,14 @@ Times are seconds since the epoch.
 from __future__ import annotations
 
 from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from services.common.access_settings import AccessSettings
+from services.common.errors import MissingError
 from services.common.users import UserGroup
 
 LEFT_OUT_SHOWN = 1000
@@ -57,6 +59,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     organizer_groups: Annotated[
         list[str], Meta(description="groups whose members are organizers over the unix socket, besides root")
     ] = msgspec.field(default_factory=list)
+    htmx: Annotated[
+        Path, Meta(description="htmx.min.js of Debian's libjs-htmx; pages do without where it is missing")
+    ] = Path("/usr/share/javascript/htmx/htmx.min.js")
     access: AccessSettings = AccessSettings()
     grace_seconds: Annotated[int, Meta(ge=0, le=300, description="how long a stop waits for running requests")] = 10
 
@@ -173,6 +178,15 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Whether a group gets out; null leaves it to hall.toml."""
 
     allowed: bool | None
+
+
+def group_named(name: str) -> UserGroup:
+    """Raises MissingError("group.unknown")."""
+    try:
+        return UserGroup(name)
+    except ValueError as error:
+        known = ", ".join(each.value for each in UserGroup)
+        raise MissingError("group.unknown", "there is no such group", hint=f"groups: {known}") from error
 
 
 class Why(msgspec.Struct, frozen=True, kw_only=True):

@@ -133,6 +133,7 @@ class Place:
     feeds: dict[str, Teller]
     service: subprocess.Popen[bytes] | None = None
     settings: str = SETTINGS
+    htmx: Path | None = None
 
     @property
     def address(self) -> str:
@@ -150,7 +151,8 @@ class Place:
         """The service, once it answers; there is another socket of it in folder `also`."""
         file = self.folder / "firewall.toml"
         addresses = "".join(f'{name} = "{feed.address}"\n' for name, feed in self.feeds.items())
-        file.write_text(f'{self.settings}folder = "{self.folder}"\n{addresses}')
+        script = f'htmx = "{self.htmx}"\n' if self.htmx else ""
+        file.write_text(f'{self.settings}folder = "{self.folder}"\n{script}{addresses}')
         argv = [sys.executable, "-m", "services.common.main", "firewall", "serve"]
         argv += ["--listen", self.address, "--config", str(file)]
         argv += ["--listen", f"unix:{also}/firewall.sock"] if also else []

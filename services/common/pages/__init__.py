@@ -72,7 +72,14 @@ class Link:
     private: bool = False
 
 
-SITES = (("overview", "Hall"), ("map", "Map"), ("mdb", "Machines"), ("udb", "Users"), ("rollout", "Rollouts"))
+SITES = (
+    ("overview", "Hall"),
+    ("map", "Map"),
+    ("mdb", "Machines"),
+    ("udb", "Users"),
+    ("rollout", "Rollouts"),
+    ("firewall", "Firewall"),
+)
 """Services of gw that have pages, in the order of the header, and what they are called there."""
 
 Handler = Callable[[Request], Awaitable[Response]]
