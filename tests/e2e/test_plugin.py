@@ -27,6 +27,10 @@ pytestmark = pytest.mark.lan(topology="{topology}")
 """
 
 
+OTHERS = ("anyio", "hypothesispytest", "schemathesis", "xdist", "xdist.looponfail")
+"""Plugins of the environment that have no part in this, and take two seconds to load."""
+
+
 class Ran(NamedTuple):
     code: int
     out: str
@@ -38,6 +42,7 @@ def run(folder: Path, body: str, *options: str, typed: str = "") -> Ran:
     (folder / "topology.toml").write_text(TOPOLOGY)
     (folder / "test_it.py").write_text(HEAD.format(topology=folder / "topology.toml") + body)
     argv = [sys.executable, "-m", "pytest", "-c", os.devnull, f"--rootdir={folder}", "-p", "no:cacheprovider"]
+    argv += [word for name in OTHERS for word in ("-p", f"no:{name}")]
     argv += [f"--junitxml={folder}/report.xml", *options, str(folder / "test_it.py")]
     environment = {**os.environ, "TMPDIR": str(folder)}  # journals that are kept to be looked at
     done = subprocess.run(
