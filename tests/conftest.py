@@ -32,14 +32,26 @@ def mounts() -> set[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Emulated machines take minutes: with two workers they come first, and all the rest goes on beside them."""
-    items.sort(key=lambda item: _turn(item.path))
+    """What comes first: emulated machines, which take minutes, and with two workers all the rest goes on beside them.
+
+    The first test that wants an image builds those that are missing, and others that want one wait for it: files that
+    want none come before, on the other worker.
+    """
+    wanting = {item.path for item in items if _wants_images(item)}
+    items.sort(key=lambda item: _turn(item.path, images=item.path in wanting))
 
 
-def _turn(path: Path) -> tuple[int, int]:
+def _wants_images(item: pytest.Item) -> bool:
+    marked = any(item.get_closest_marker(name) for name in ("images", "lan"))
+    return marked or not {"shop", "_images"}.isdisjoint(getattr(item, "fixturenames", ()))
+
+
+def _turn(path: Path, *, images: bool) -> tuple[int, int]:
     if path.name in EMULATED:
         return 0, 0
-    return (1, ONE_HALL.index(path.name)) if _in_one_hall(path) else (2, 0)
+    if not images:
+        return 1, 0
+    return (2, ONE_HALL.index(path.name)) if _in_one_hall(path) else (3, 0)
 
 
 def _in_one_hall(path: Path) -> bool:
