@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
+# Tests start hundreds of our own programs: compiled once, whatever the environment says.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= /usr/bin/python3
 ROLES ?= gw rhfs nfsroot
