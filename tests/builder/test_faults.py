@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from builder import check, image
 from builder.image import Shop
-from services.common.errors import BacklineError
+from services.common.errors import BacklineError, Exit
+from services.common.versions import Ref
 from tests.builder import tiny
 
 pytestmark = [
@@ -39,14 +43,53 @@ def real(shop: Shop) -> Shop:
     return shop
 
 
+@dataclass(frozen=True)
+class Checked:
+    """A version that was checked when its checkout was gone: what `build check` said, and its exit code."""
+
+    ref: Ref
+    report: check.CheckReport
+    code: int
+    messages: str
+    current: Ref | None
+
+
 @pytest.fixture(scope="module")
-def leaky(real: Shop, tmp_path_factory: pytest.TempPathFactory) -> check.CheckReport:
-    """The report of a check of an image whose script leaks in every way that it knows."""
+def checked(real: Shop, tmp_path_factory: pytest.TempPathFactory) -> Checked:
+    """Of an image whose script leaks in every way that it knows."""
     folder = tmp_path_factory.mktemp("leaky")
     # Under one umask: each is to be caught by its content.
     script = "\n".join(["umask 022", *(f"{command} > /{path}" for path, command in LEAKS.items())])
-    shop = tiny.open_shop(tiny.make_checkout(folder / "checkout", real.lock, script=script), folder / "store")
-    return check.check(shop, tiny.ROLE)
+    checkout = tiny.make_checkout(folder / "checkout", real.lock, script=script)
+    shop = tiny.open_shop(checkout, folder / "store")
+    ref = image.build(shop, tiny.ROLE).ref
+    assert check.describes(shop, ref)
+    (shop.store.root / "current" / tiny.ROLE).unlink()
+    shutil.rmtree(checkout)
+    chosen = {f"BACKLINE_BUILD_{name.upper()}": value for name, value in msgspec.to_builtins(shop.settings).items()}
+    program = "import sys; from services.common.main import build; sys.exit(build(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "check", "--json", str(ref)],
+        capture_output=True,
+        text=True,
+        cwd=real.root,
+        env=os.environ | chosen,
+    )
+    report = msgspec.json.decode(done.stdout, type=check.CheckReport)
+    return Checked(ref, report, done.returncode, done.stderr, shop.store.current(tiny.ROLE))
+
+
+@pytest.fixture(scope="module")
+def leaky(checked: Checked) -> check.CheckReport:
+    return checked.report
+
+
+def test_a_version_is_checked_from_its_own_sources_when_the_checkout_is_gone(checked: Checked) -> None:
+    """That it is the same but for its leaks (`test_nothing_else_is_named`) says that these were its sources."""
+    assert f"{checked.ref} is not of this checkout" in checked.messages
+    assert checked.report.version == checked.ref.version
+    assert checked.code == Exit.DIFFERENT
+    assert checked.current is None, "a check moves no pointer"
 
 
 def test_a_leaky_image_is_not_reproducible(leaky: check.CheckReport) -> None:

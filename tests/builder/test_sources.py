@@ -1,26 +1,21 @@
-"""The sources beside a version: what they hold, that they are the recipe's, and a check that needs no checkout."""
+"""The sources beside a version: what they hold, that they are the recipe's. `test_faults` has a whole check of one."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import tarfile
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from builder import check, gc, image, recipe, sources
+from builder import gc, image, recipe, sources
 from builder.image import Shop
 from builder.settings import Settings
 from builder.store import SOURCE, Store
 from services.common.errors import InputError, IntegrityError
-from services.common.main import build as program
 from services.common.process import run
 from services.common.versions import Ref
-from tests.builder import checkout, locks, stock, tiny
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="building an image needs root")
+from tests.builder import checkout, locks, stock
 
 
 @pytest.fixture
@@ -194,24 +189,3 @@ def test_an_edit_between_plan_and_build_is_noticed(root: Path, tmp_path: Path) -
         pass
     assert caught.value.code == "image.edited"
     assert list((tmp_path / "cache/work").iterdir()) == []
-
-
-@pytest.mark.images
-@needs_root
-def test_a_version_is_checked_from_its_own_sources_when_the_checkout_is_gone(
-    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    image.build(shop, "rhfs")  # the layers that the small image is built on
-    folder = tiny.make_checkout(tmp_path / "checkout", shop.lock, script="touch /etc/word; chmod 0644 /etc/word")
-    one = tiny.open_shop(folder, tmp_path / "store")
-    ref = image.build(one, tiny.ROLE).ref
-    (one.store.root / "current" / tiny.ROLE).unlink()
-    assert check.describes(one, ref)
-    shutil.rmtree(folder)
-    for name, value in msgspec.to_builtins(one.settings).items():
-        monkeypatch.setenv(f"BACKLINE_BUILD_{name.upper()}", value)
-    assert program(["check", str(ref)]) == 0
-    ran = capfd.readouterr()
-    assert f"{ref} is not of this checkout" in ran.err
-    assert f"{ref}: the same bytes" in ran.out
-    assert one.store.current(tiny.ROLE) is None, "a check moves no pointer"
