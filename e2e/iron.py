@@ -106,7 +106,7 @@ class Iron:
 
 
 @contextlib.contextmanager
-def _overlay(root: Path, work: Path) -> Iterator[Path]:
+def overlay(root: Path, work: Path) -> Iterator[Path]:
     """The tree of a root.erofs with room to write; everything is unmounted at the end."""
     lower, merged = work / "lower", work / "merged"
     for name in ("lower", "merged", "upper", "work"):
@@ -130,7 +130,7 @@ def variant(
     root = store.find(ref.role, ref.version) / "root.erofs"
     tree = tools.ensure(Pool(shop.settings.cache_path / "pool"), shop.lock, shop.settings.cache_path)
     work = target / f".{version}"
-    with _overlay(root, work) as merged:
+    with overlay(root, work) as merged:
         for name, text in files.items():
             path = merged / name.lstrip("/")
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from builder.image import Shop
+from builder.store import Store
 from e2e import netbooted, published, topology
 from e2e.lab import Lab
 from e2e.pool import Labs
 from e2e.scenarios import changed
+from e2e.scenarios.conftest import ROLES
 from netboot.client import Netboot
 from netboot.schema import Seat
 from services.common.versions import Ref
@@ -31,34 +35,47 @@ _UNIT = "[Unit]\nDescription=What fails\n[Service]\nType=oneshot\nExecStart=/usr
 
 
 @pytest.fixture(scope="module")
-def good(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Ref:
-    root = tmp_path_factory.mktemp("good") / "checkout"
-    return changed.build(shop, root, changed.GOOD)
+def store(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store of the lab's own, that begins with what this checkout builds."""
+    current = [ref for role in ROLES if (ref := shop.store.current(role)) is not None]
+    return changed.store(shop.store, current, tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")
-def bad(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Ref:
-    root = tmp_path_factory.mktemp("bad") / "checkout"
-    wanted = f"[Unit]\nWants={BROKEN}\n"
+def good(shop: Shop, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Ref:
+    ref = changed.build(shop, tmp_path_factory.mktemp("good") / "checkout", changed.GOOD)
+    changed.add(shop.store, ref, store)
+    return ref
+
+
+@pytest.fixture(scope="module")
+def bad(shop: Shop, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Ref:
     files = {
         f"usr/lib/systemd/system/{BROKEN}": _UNIT,
-        "usr/lib/systemd/system/multi-user.target.d/50-broken.conf": wanted,
+        "usr/lib/systemd/system/multi-user.target.d/50-broken.conf": f"[Unit]\nWants={BROKEN}\n",
     }
-    return changed.build(shop, root, files)
+    return variant(shop, store, tmp_path_factory.mktemp("bad"), files)
 
 
 @pytest.fixture(scope="module")
-def lost(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Ref:
+def lost(shop: Shop, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Ref:
     """A version whose seats never get an address."""
     never = "[Unit]\nConditionPathExists=/nonexistent\n"
     files = {"etc/systemd/system/systemd-networkd.service.d/50-never.conf": never}
-    return changed.build(shop, tmp_path_factory.mktemp("lost") / "checkout", files)
+    return variant(shop, store, tmp_path_factory.mktemp("lost"), files)
+
+
+def variant(shop: Shop, store: Store, work: Path, files: dict[str, str]) -> Ref:
+    current = shop.store.current("nfsroot")
+    assert current is not None
+    return changed.variant(shop, current, store, work, files)
 
 
 @pytest.fixture(scope="module")
-def lab(labs: Labs) -> Iterator[Lab]:
+def lab(labs: Labs, shop: Shop, store: Store) -> Iterator[Lab]:
     labs.close()
-    with Lab(topology.hall(seats=len(SEATS)), settings=labs.settings, netboot=True, name="rollout") as made:
+    settings = msgspec.structs.replace(shop.settings, store=str(store.root))
+    with Lab(topology.hall(seats=len(SEATS)), settings=settings, netboot=True, name="rollout") as made:
         netbooted.follow(made)
         made.start(seconds=180)
         yield made
