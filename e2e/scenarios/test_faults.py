@@ -159,7 +159,7 @@ def test_a_crashed_machine_is_gone_at_once_and_comes_back(lab: Lab) -> None:
     web.put("/var/lib/kept", "as it was")
     began = time.monotonic()
     web.crash()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5  # to shut it down in order takes longer where something hangs: up to 20
     assert web.state == "off"
     assert not reaches(lab, "gw", "192.168.1.100")
     web.start()

@@ -88,7 +88,7 @@ def test_nobody_learns_what_named_is_or_copies_a_zone(named: Box) -> None:
 def test_an_island_says_at_once_that_it_does_not_know_the_world(named: Box) -> None:
     began = time.monotonic()
     assert named.ask("example.org", recurse=True) == ["REFUSED"]
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 3  # one that looks for the world gives up after ten
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, WAY_OUT, msgspec.structs.replace(WAY_OUT, aliens=Aliens())])

@@ -75,11 +75,10 @@ def test_a_bad_version_is_stopped_at_the_first_seat(tmp_path: Path, netboot: Ser
     assert pointer(netboot) == (ONE, True)
 
 
-def test_a_seat_in_use_is_left_alone(tmp_path: Path, rollout: Service) -> None:
-    with Seats(tmp_path, 40) as hall, RolloutClient(rollout.unix) as client:
+def test_a_seat_in_use_is_left_alone(tmp_path: Path, netboot: Service, rollout: Service) -> None:
+    with Seats(tmp_path, 40) as hall, RolloutClient(rollout.unix) as client, Netboot(netboot.unix) as known:
         hall.seats[0].user = hall.seats[25].user = "alice"
-        until(lambda: len(hall.seats[25].boots) == 1)
-        time.sleep(1)
+        until(lambda: [each.user for each in known.seats("stable").seats if each.user] == ["alice", "alice"])
         client.start(PLAN)
         assert over(rollout).phase is Phase.DONE
         assert [each.number for each in hall.seats if each.version == ONE] == [1, 26]
