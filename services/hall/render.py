@@ -57,6 +57,7 @@ HOSTS = "/etc/hosts"
 LOCALTIME = "/etc/localtime"
 LOCALE = "/etc/locale.conf"
 KEYBOARD = "/etc/default/keyboard"
+GREETER = "/run/backline/greeter.conf"
 NETBOOT = "/run/backline/netboot.toml"
 IDENTITY = "/run/backline/identity.toml"
 SEAT = "/run/backline/seat.toml"
@@ -137,11 +138,12 @@ def render(hall: Hall, identity: Identity) -> dict[str, File]:
         HOSTS: File(_hosts(hall)),
         LOCALTIME: File(f"/usr/share/zoneinfo/{site.time_zone}", link=True),
         LOCALE: File(f"{_HEADER}LANG={site.locale}\n"),
-        KEYBOARD: File(f'{_HEADER}XKBMODEL="pc105"\nXKBLAYOUT="{site.keyboard}"\nBACKSPACE="guess"\n'),
+        KEYBOARD: File(_keyboard(hall)),
     }
     files[IDENTITY] = File(_HEADER + for_identity.settings(hall, gateway=identity.role == "gw", seat=identity.seat))
     if identity.seat:
         files[SEAT] = File(_HEADER + for_identity.seat(hall))
+        files[GREETER] = File(_greeter(hall))
     if not identity.seat:  # nobody logs in to the services of a seat
         files[ADMINISTRATORS] = File(_people(hall))
     for name, text in _networkd(hall, identity, host).items():
@@ -164,6 +166,22 @@ def render(hall: Hall, identity: Identity) -> dict[str, File]:
     if identity.role in ("gw", "rhfs"):
         files[STATE] = File(_HEADER + for_state.settings(hall, identity.hostname, identity.role))
     return dict(sorted(files.items()))
+
+
+def _keyboard(hall: Hall) -> str:
+    layout, variant = hall.site.layouts[0]
+    return f'{_HEADER}XKBMODEL="pc105"\nXKBLAYOUT="{layout}"\nXKBVARIANT="{variant}"\nBACKSPACE="guess"\n'
+
+
+def _greeter(hall: Hall) -> str:
+    """For lightdm-gtk-greeter, in a key file of GLib. To name none is to offer all that there are.
+
+    A variant follows its layout after a tab, as liblightdm calls them. It is no list for the X server: the greeter sets
+    the one layout that is chosen, and the first at its start.
+    """
+    layouts = hall.site.layouts
+    names = [rf"{layout}\t{variant}" if variant else layout for layout, variant in layouts]
+    return f"{_HEADER}[greeter]\n" + (f"keyboard-layouts={';'.join(names)}\n" if len(names) > 1 else "")
 
 
 def own_networks(host: Host | None) -> set[str]:

@@ -27,7 +27,8 @@ _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _INTERFACE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")  # IFNAMSIZ is 16 with its NUL
 _NETWORK = re.compile(r"[a-z][a-z0-9-]{0,30}")
 _LOCALE = re.compile(r"(?:C|[a-z]{2,3}_[A-Z]{2})\.UTF-8(?:@[a-z]+)?")
-_KEYBOARD = re.compile(r"[a-z]{2,12}")
+_LAYOUT = r"[a-z]{2,12}(?:\([a-z0-9_-]{1,32}\))?"
+_KEYBOARD = re.compile(rf"{_LAYOUT}(?:,{_LAYOUT}){{0,15}}")
 _TIME_ZONE = re.compile(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+){0,2}")
 _SEATS = "nfsroot"
 _DOMAIN = 253 - 64  # RFC 1035, section 2.3.4, and the longest label with its dot
@@ -81,7 +82,9 @@ def _site(hall: Hall) -> Iterator[Mistake]:
     if not _LOCALE.fullmatch(site.locale):
         yield Mistake(("hall", "locale"), f"{site.locale!r} is no UTF-8 locale", "such as fr_FR.UTF-8 or C.UTF-8")
     if not _KEYBOARD.fullmatch(site.keyboard):
-        yield Mistake(("hall", "keyboard"), f"{site.keyboard!r} is no XKB layout", "such as fr or us")
+        yield Mistake(
+            ("hall", "keyboard"), f"{site.keyboard!r} is no XKB layout", "such as fr, or us,fr,fr(bepo) to choose from"
+        )
 
 
 def _networks(hall: Hall) -> Iterator[Mistake]:

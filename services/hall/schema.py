@@ -58,7 +58,19 @@ class Site(Table, frozen=True, kw_only=True):
     search: Annotated[list[str], about("Search domains, so that `mdb` alone is found; the domain when empty.")] = []
     time_zone: Annotated[str, about("Time zone of every machine, as in /usr/share/zoneinfo.")] = "UTC"
     locale: Annotated[str, about("Language of every machine; must exist in the images.")] = "C.UTF-8"
-    keyboard: Annotated[str, about("Keyboard layout of consoles and desktops (XKB), such as `fr` or `us`.")] = "us"
+    keyboard: Annotated[
+        str,
+        about(
+            "Keyboard layouts (XKB), such as `us` or `us,fr,fr(bepo)`: the first is the usual one, the desktop's"
+            " greeter offers all of them, or every layout there is when only one is named."
+        ),
+    ] = "us"
+
+    @property
+    def layouts(self) -> list[tuple[str, str]]:
+        """Each keyboard layout and its variant, which may be empty; the first is the usual one."""
+        named = [each.rstrip(")").partition("(") for each in self.keyboard.split(",")]
+        return [(layout, variant) for layout, _, variant in named]
 
     @property
     def search_domains(self) -> list[str]:

@@ -51,6 +51,8 @@ def test_organisers_users_and_services_have_ranges_of_their_own() -> None:
         ('name = "finals"', 'name = "-x"', "not a host name"),
         ('locale = "C.UTF-8"', 'locale = "C"', "no UTF-8 locale"),
         ('keyboard = "us"', 'keyboard = "us\\nX=1"', "no XKB layout"),
+        ('keyboard = "us"', 'keyboard = "us,"', "no XKB layout"),
+        ('keyboard = "us"', 'keyboard = "fr(bepo"', "no XKB layout"),
         ('cidr = "192.168.0.0/23"', 'cidr = "192.168.0.1/23"', "host bits"),
         (
             'gateway = "192.168.250.254"\n\n[networks.aliens.r',

@@ -174,7 +174,18 @@ def test_time_zone_locale_and_keyboard_are_those_of_the_hall() -> None:
     assert files["/etc/localtime"].link
     assert files["/etc/localtime"].content == f"/usr/share/zoneinfo/{found.site.time_zone}"
     assert "LANG=fr_FR.UTF-8\n" in files["/etc/locale.conf"].content
-    assert 'XKBLAYOUT="fr"\n' in files["/etc/default/keyboard"].content
+    assert 'XKBLAYOUT="fr"\nXKBVARIANT=""\n' in files["/etc/default/keyboard"].content
+
+
+def test_the_first_keyboard_layout_is_the_usual_one_and_the_desktops_greeter_offers_all() -> None:
+    files = render(hall(('keyboard = "us"', 'keyboard = "fr(bepo),us,fr"')), Identity("nfsroot-desktop", "pas-r01p01"))
+    assert 'XKBLAYOUT="fr"\nXKBVARIANT="bepo"\n' in files["/etc/default/keyboard"].content
+    assert files["/run/backline/greeter.conf"].content.endswith("[greeter]\nkeyboard-layouts=fr\\tbepo;us;fr\n")
+
+
+def test_where_one_keyboard_layout_is_named_the_desktops_greeter_offers_every_one() -> None:
+    assert texts("nfsroot-desktop", "pas-r01p01")["/run/backline/greeter.conf"].endswith("[greeter]\n")
+    assert "/run/backline/greeter.conf" not in texts("gw", "gw")
 
 
 def test_rendering_twice_gives_the_same() -> None:
