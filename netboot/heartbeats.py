@@ -101,13 +101,15 @@ class Heartbeats:
         self._last[beat.machine] = beat
         self._dirty[boot] = self.store.signs[boot] = now
         self._pass_on(beat, heartbeat)
+        end = self.passing.ends(beat.machine, boot) if self.passing is not None else ()
         order = self._orders.get(beat.machine)
         if order is None or order.until <= now:
-            return Orders()
+            return Orders(end=end)
         if beat.version == order.version or (beat.user is not None and not order.even_with_user):
-            return Orders(probes=order.probes)
+            return Orders(probes=order.probes, end=end)
         return Orders(
             probes=order.probes,
+            end=end,
             reboot=self._would_boot(beat.machine, order.version),
             version=order.version,
             even_with_user=order.even_with_user,

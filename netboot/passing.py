@@ -1,5 +1,7 @@
 """Passes heartbeats on to presence: who is logged in on which machine, once a second, all that came meanwhile at once.
 
+Presence answers whom machines still name although their sessions have ended; the machine's next heartbeat is told.
+
 It never makes a machine wait, and never grows: of each machine only the newest heartbeat is kept while presence is
 away, and one that is older than `OLD_SECONDS` says nothing any more. An empty batch goes out every `QUIET_SECONDS`, so
 that presence can tell silent machines from a netboot that is away.
@@ -33,6 +35,7 @@ class Passing:
         self.clock = clock
         self.passed = 0
         self._waiting: dict[int, tuple[float, Beat]] = {}
+        self._ends: dict[int, tuple[str, set[str]]] = {}
         self._last = float("-inf")
         self._silent = False
 
@@ -42,6 +45,11 @@ class Passing:
     def note(self, beat: Beat) -> None:
         """Keep a heartbeat until the next batch, instead of an older one of the machine."""
         self._waiting[beat.machine] = (self.clock(), beat)
+
+    def ends(self, machine: int, boot: str) -> tuple[str, ...]:
+        """Whose sessions on a boot of a machine have to end, as presence said since this was asked last."""
+        of, logins = self._ends.pop(machine, ("", set()))
+        return tuple(sorted(logins)) if of == boot else ()
 
     async def run(self) -> None:
         """Pass on for ever."""
@@ -60,7 +68,7 @@ class Passing:
         for id in taken:
             del self._waiting[id]
         try:
-            await presence.heartbeats([beat for _, beat in taken.values()])
+            answer = await presence.heartbeats([beat for _, beat in taken.values()])
         except BacklineError as error:
             self._waiting = {**taken, **self._waiting}
             level = logging.DEBUG if self._silent else logging.WARNING
@@ -71,3 +79,8 @@ class Passing:
             logger.info("presence takes heartbeats again")
         self._silent, self._last = False, now
         self.passed += len(taken)
+        for id in taken:
+            self._ends.pop(id, None)
+        for end in answer.ends:
+            boot, logins = self._ends.get(end.machine, (end.boot, set()))
+            self._ends[end.machine] = (end.boot, {end.login} | (logins if boot == end.boot else set()))

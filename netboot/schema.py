@@ -408,6 +408,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     even_with_user: Annotated[bool, about("Restart although somebody is logged in.")] = False
     version: Annotated[str | None, about("What it boots then.")] = None
     probes: Annotated[tuple[str, ...], about("Units whose state shall be in its next heartbeat.")] = ()
+    end: Annotated[tuple[str, ...], about("Users whose sessions there have ended: what they run shall end.")] = ()
 
 
 class NewOrder(Strict, frozen=True, kw_only=True):

@@ -23,7 +23,7 @@ from services.common.edge import Operation, read_body
 from services.common.errors import AccessError
 from services.common.feed.server import Feed
 from services.presence.models import outbox
-from services.presence.schema import Answer, Beats, Logout, NewLogin, Reason, Sessions, Stage
+from services.presence.schema import Answer, Beats, Ends, Logout, NewLogin, Reason, Sessions, Stage
 from services.presence.store import TOPICS
 from services.presence.work import At, Work
 
@@ -62,13 +62,13 @@ class Handlers:
         reader(request)
         return self.work.sessions()
 
-    async def heartbeats(self, request: Request) -> None:
-        """Heartbeats of machines, in batches; an empty one says that there were none."""
+    async def heartbeats(self, request: Request) -> Ends:
+        """Heartbeats of machines, in batches; an empty one says that there were none. Says who has to end what."""
         caller = require(request, Role.ROOT, Role.SERVICE)
         if caller.origin != LOCAL:
             raise AccessError("auth.denied", f"{caller.name} may not do this", hint="for: netboot of this host")
         beats = await read_body(request, Beats)
-        await self.work.hear(beats.beats, trusted=caller.has(Role.ROOT))
+        return Ends(ends=await self.work.hear(beats.beats, trusted=caller.has(Role.ROOT)))
 
 
 def reader(request: Request) -> Caller:
@@ -172,7 +172,7 @@ def make_app(work: Work, access: Access) -> Application:
                 its.heartbeats,
                 summary="Machines are up",
                 body=Beats,
-                status=204,
+                answer=Ends,
                 errors=[*known, 503],
                 max_body_size=BATCH_BYTES,
             ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.common.client import AsyncClient, Call, Client, Nothing
-from services.presence.schema import Answer, Beat, Beats, Logout, NewLogin, Sessions
+from services.presence.schema import Answer, Beat, Beats, Ends, Logout, NewLogin, Sessions
 
 SOCKET = "unix:/run/backline/presence.sock"
 
@@ -23,8 +23,8 @@ def sessions_call() -> Call[Sessions]:
     return Call("GET", "/v1/sessions", Sessions)
 
 
-def heartbeats_call(beats: Sequence[Beat]) -> Call[Nothing]:
-    return Call("POST", "/v1/heartbeats", Nothing, body=Beats(beats=list(beats)))
+def heartbeats_call(beats: Sequence[Beat]) -> Call[Ends]:
+    return Call("POST", "/v1/heartbeats", Ends, body=Beats(beats=list(beats)))
 
 
 class Presence(Client):
@@ -42,9 +42,9 @@ class Presence(Client):
         """Who is where."""
         return self.send(sessions_call())
 
-    def heartbeats(self, beats: Sequence[Beat]) -> None:
-        """Pass heartbeats on."""
-        self.send(heartbeats_call(beats))
+    def heartbeats(self, beats: Sequence[Beat]) -> Ends:
+        """Pass heartbeats on. Whose sessions have ended where they are named."""
+        return self.send(heartbeats_call(beats))
 
 
 class AsyncPresence(AsyncClient):
@@ -58,6 +58,6 @@ class AsyncPresence(AsyncClient):
         """Who is where."""
         return await self.send(sessions_call())
 
-    async def heartbeats(self, beats: Sequence[Beat]) -> None:
-        """Pass heartbeats on."""
-        await self.send(heartbeats_call(beats))
+    async def heartbeats(self, beats: Sequence[Beat]) -> Ends:
+        """Pass heartbeats on. Whose sessions have ended where they are named."""
+        return await self.send(heartbeats_call(beats))

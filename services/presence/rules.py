@@ -6,6 +6,8 @@ heartbeats of that boot name the user, and sleeps when none has come for `EXPIRY
 - a user has one row, and a machine has one row; so there is one live session of each, and no ghost after a move.
 - only what was admitted here is kept alive or woken by a heartbeat: a machine that just claims a user is not believed
   (docs/decisions/presence-believes-what-it-admitted.md), but for contestants in the first moments of an empty database.
+- who was let in on a machine and has lost that session to another place, or to an administrator, is not forgotten:
+  while heartbeats of that boot name him, they are answered that what he runs there has to end. In this life only.
 - a session ends at once when its own boot's heartbeat no longer names the user, and when its machine starts anew.
 
 `now` is the clock of whoever listens, which stands still while nobody brings heartbeats: silence of the bringer is not
@@ -19,7 +21,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from services.common.users import UserGroup
-from services.presence.schema import Beat, Machine, MachineType, Reason, Session, User
+from services.presence.schema import Beat, End, Machine, MachineType, Reason, Session, User
 
 EXPIRY_SECONDS = 30.0
 """How long after its last heartbeat a session counts."""
@@ -71,10 +73,11 @@ class Refusal:
 
 @dataclass
 class Heard:
-    """What heartbeats changed, and how many claims were not believed, by why."""
+    """What heartbeats changed, how many claims were not believed, by why, and who has no session any more there."""
 
     changes: list[Change] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
+    ends: list[End] = field(default_factory=list)
 
 
 class Hall:
@@ -85,6 +88,8 @@ class Hall:
         self._at: dict[int, str] = {}
         self._heard: dict[str, float] = {}
         self._begun: dict[str, float] = {}
+        self._lost: dict[int, tuple[str, set[str]]] = {}
+        """By machine: a boot of it, and who was let in there and has lost that session."""
         for row in rows:
             self._put(row, now)
             self._begun[row.login] = now
@@ -147,23 +152,33 @@ class Hall:
         changes = []
         sleeper = self._at.get(machine.id)
         if sleeper is not None and sleeper != user.login:
-            changes += self.end(sleeper)
+            changes += self.end(sleeper, lost=True)
+        if row is not None and (row.machine, row.boot) != (machine.id, boot):
+            self._lose(row)
+        if (there := self._lost.get(machine.id)) is not None:
+            there[1].discard(user.login)
         fresh = Row(user.login, machine.id, machine.hostname, boot, at)
         changes.append(self._put(fresh, now))
         self._begun[user.login] = now
         return changes
 
-    def end(self, login: str, *, machine: int | None = None) -> list[Change]:
-        """End what a user has, if it is on `machine`; wherever it is without that."""
+    def end(self, login: str, *, machine: int | None = None, lost: bool = False) -> list[Change]:
+        """End what a user has, if it is on `machine`; wherever it is without that. `lost`: he may not know it yet."""
         row = self._rows.get(login)
         if row is None or machine not in (None, row.machine):
             return []
+        if lost:
+            self._lose(row)
         del self._rows[login]
         self._heard.pop(login, None)
         self._begun.pop(login, None)
         if self._at.get(row.machine) == login:
             del self._at[row.machine]
         return [Change(row, None)]
+
+    def _lose(self, row: Row) -> None:
+        boot, logins = self._lost.get(row.machine, ("", set()))
+        self._lost[row.machine] = (row.boot, {row.login} | (logins if boot == row.boot else set()))
 
     # Listening
 
@@ -207,6 +222,13 @@ class Hall:
             if row is not None and row.live:
                 self._heard[row.login] = now
             return
+        if (lost := self._lost.get(beat.machine)) is not None:
+            still = lost[1].intersection(beat.users) if lost[0] == beat.boot else set()
+            heard.ends += [End(machine=beat.machine, boot=beat.boot, login=login) for login in sorted(still)]
+            if still:
+                self._lost[beat.machine] = (beat.boot, still)
+            else:
+                del self._lost[beat.machine]
         if row is not None and row.login not in beat.users:
             begun = self._begun.get(row.login, now)
             if row.seen or now - begun >= PENDING_SECONDS:

@@ -143,6 +143,20 @@ class Beats(Strict, frozen=True, kw_only=True):
     beats: Annotated[list[Beat], Meta(max_length=20_000)]
 
 
+class End(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody whom a machine still names, and whose session there has ended: what he runs there shall end."""
+
+    machine: int
+    boot: str
+    login: str
+
+
+class Ends(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to heartbeats."""
+
+    ends: list[End]
+
+
 class User(msgspec.Struct, frozen=True, kw_only=True):
     """A user of udb's private feed, as far as a login is concerned."""
 

@@ -23,7 +23,7 @@ from services.common.feed.mirror import Mirror, Mirrors, Told
 from services.common.rate import Rate
 from services.common.yescrypt import verify_password
 from services.presence.rules import EXPIRY_SECONDS, Change, Hall, Listening, Refusal, Row
-from services.presence.schema import Answer, Beat, Machine, NewLogin, Reason, Sessions, Settings, Stage, User
+from services.presence.schema import Answer, Beat, End, Machine, NewLogin, Reason, Sessions, Settings, Stage, User
 from services.presence.store import Store
 
 logger = logging.getLogger(__name__)
@@ -189,14 +189,14 @@ class Work:
         async with self._changing:
             for key in [key for key in self._verified if key[0] == login and machine in (None, key[1])]:
                 del self._verified[key]
-            changes = self.hall.end(login, machine=machine)
+            changes = self.hall.end(login, machine=machine, lost=machine is None)
             await self._keep(changes)
             return bool(changes)
 
     # Heartbeats
 
-    async def hear(self, beats: Sequence[Beat], *, trusted: bool = False) -> None:
-        """Take a batch of heartbeats; `trusted`: of a developer's tool, which is root here."""
+    async def hear(self, beats: Sequence[Beat], *, trusted: bool = False) -> list[End]:
+        """Take a batch of heartbeats, and say what shall end; `trusted`: of a developer's tool, which is root here."""
         async with self._changing:
             self.listening.bring(self.clock())
             self.beats += len(beats)
@@ -205,6 +205,7 @@ class Work:
             heard = self.hall.hear(beats, now=self.now, at=self.wall(), users=users, early=self.early, trusted=trusted)
             self.claims.update(heard.refused)
             await self._keep([*heard.changes, *self.hall.expire(now=self.now)])
+            return heard.ends
 
     def sessions(self) -> Sessions:
         """Who is logged in where."""

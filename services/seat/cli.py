@@ -25,6 +25,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
     commands.add_parser("lock", help=text, description=text).set_defaults(run=_lock)
     text = "show a new message of the day: start the greeter anew, unless somebody is there"
     commands.add_parser("message", help=text, description=text).set_defaults(run=_message)
+    text = "log out whose sessions presence has ended, as the heartbeat was told"
+    commands.add_parser("end", help=text, description=text).set_defaults(run=_end)
     text = "the home of a user: open it, close it, or close it when he has no session"
     home = commands.add_parser("home", help=text, description=text)
     home.add_argument("what", metavar="open|close|check", choices=("open", "close", "check"))
@@ -57,6 +59,14 @@ def _message(arguments: argparse.Namespace) -> int:  # noqa: ARG001
     shown = message.show()
     print("the greeter shows it" if shown else "somebody is there: the next greeter shows it")
     return int(Exit.OK)
+
+
+def _end(arguments: argparse.Namespace) -> int:  # noqa: ARG001
+    from services.common import log
+    from services.seat import ended
+
+    log.setup("backline-seat-end")
+    return int(Exit.OK if ended.log_out() else Exit.FAILED)
 
 
 def _home(arguments: argparse.Namespace) -> int:

@@ -4,13 +4,15 @@ netboot's lease on the version that this seat runs goes on with it, and rollouts
 the network is there, long before the default target, and never ends by itself: netboot may be away for as long as it
 likes. Whether somebody is logged in is looked up once more right before a restart.
 
-Restarting takes root, which this is not: it leaves a file, and backline-seat-restart.path sees that.
+Restarting takes root, which this is not: it leaves a file, and backline-seat-restart.path sees that. It is the same
+with sessions that presence has ended: backline-seat-end.path.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import pwd
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +30,7 @@ logger = logging.getLogger(__name__)
 SECONDS = 15.0
 LONGEST = 600.0
 RESTART = Path("/run/backline-seat/restart")
+END = Path("/run/backline-seat/end")
 UNCLEAR = "somebody"
 """Who is logged in when that cannot be told."""
 USERS_MAX = 64
@@ -42,6 +45,7 @@ class Orders:
     even_with_user: bool = False
     version: str = ""
     probes: tuple[str, ...] = ()
+    end: tuple[str, ...] = ()
 
 
 def look(probes: Sequence[str] = ()) -> dict[str, Any]:
@@ -93,6 +97,7 @@ def orders_of(content: bytes) -> Orders:
             even_with_user=answer.get("even_with_user") is True,
             version=str(answer.get("version") or ""),
             probes=tuple(str(each) for each in answer.get("probes", ())),
+            end=tuple(str(each) for each in answer.get("end", ())),
         )
     except (ValueError, TypeError, AttributeError):
         logger.warning("netboot's answer to a heartbeat makes no sense")
@@ -105,7 +110,9 @@ def beat(boot: Boot, what: Mapping[str, Any]) -> Orders:
 
 
 class Heart:
-    """Beats until it is told to stop. `restart` is called when netboot asks for it and nobody is logged in."""
+    """Beats until it is told to stop. `restart` is called when netboot asks for it and nobody is logged in, `end` with
+    the name of each user of the last heartbeat whose session here has ended elsewhere.
+    """
 
     def __init__(
         self,
@@ -114,12 +121,14 @@ class Heart:
         look: Callable[[Sequence[str]], Mapping[str, Any]] = look,
         user: Callable[[], str | None] = user,
         restart: Callable[[], None] | None = None,
+        end: Callable[[str], None] | None = None,
     ) -> None:
         self.boot = boot
         self.stopped = threading.Event()
         self._look = look
         self._user = user
         self._restart = restart or ask_to_restart
+        self._end = end or ask_to_end
         self._orders = Orders()
         self._silent = False
 
@@ -133,7 +142,8 @@ class Heart:
     def once(self) -> float:
         """One heartbeat; returns the seconds until the next."""
         try:
-            self._orders = orders = beat(self.boot, self._look(self._orders.probes))
+            seen = self._look(self._orders.probes)
+            self._orders = orders = beat(self.boot, seen)
         except BacklineError as error:
             level = logging.DEBUG if self._silent else logging.WARNING
             logger.log(level, "%s", error)
@@ -142,6 +152,10 @@ class Heart:
         if self._silent:
             logger.info("netboot hears this seat again")
         self._silent = False
+        for login in orders.end:
+            if login in seen.get("users", ()):  # nobody of whom we have not spoken
+                logger.warning("the session of %s here has ended at gw: he is logged out", login)
+                self._end(login)
         if orders.reboot:
             somebody = self._user()
             if somebody is None or orders.even_with_user:
@@ -155,6 +169,16 @@ class Heart:
 def ask_to_restart(file: Path = RESTART) -> None:
     """Leave what backline-seat-restart.path waits for."""
     file.touch()
+
+
+def ask_to_end(login: str, folder: Path = END) -> None:
+    """Leave what backline-seat-end.path waits for: a file that is called as the user's number."""
+    try:
+        uid = pwd.getpwnam(login).pw_uid
+        folder.mkdir(mode=0o755, exist_ok=True)
+        (folder / str(uid)).touch()
+    except (KeyError, OSError) as error:
+        logger.error("%s cannot be logged out: %s", login, error)
 
 
 def _lines(argv: Sequence[str]) -> list[str]:

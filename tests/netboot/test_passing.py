@@ -10,11 +10,12 @@ import pytest
 
 from netboot.client import Netboot
 from netboot.passing import OLD_SECONDS, QUIET_SECONDS, Passing
-from netboot.schema import Health, Heartbeat
+from netboot.schema import Health, Heartbeat, Orders
 from services.common.errors import MissingError
 from services.common.tokens import Tokens
 from services.mdb.schema import MachineType
-from services.presence.schema import Beat
+from services.presence.client import Presence as Sessions
+from services.presence.schema import Beat, End, Ends
 from tests.netboot.rig import KEY, ONE, publish, serving, until
 from tests.presence import rig
 
@@ -25,11 +26,13 @@ class Presence:
     def __init__(self) -> None:
         self.away = False
         self.batches: list[list[tuple[int, list[str] | None]]] = []
+        self.ends: list[End] = []
 
-    async def heartbeats(self, beats: Sequence[Beat]) -> None:
+    async def heartbeats(self, beats: Sequence[Beat]) -> Ends:
         if self.away:
             raise MissingError("remote.unreachable", "away")
         self.batches.append([(beat.machine, beat.users) for beat in beats])
+        return Ends(ends=self.ends)
 
 
 @pytest.fixture
@@ -83,6 +86,25 @@ def test_while_presence_is_away_the_newest_waits_and_what_is_old_is_gone(passing
     assert presence.batches == [[(2, [])]]
 
 
+def test_who_has_to_end_what_is_said_to_that_boot_once_until_presence_says_it_again(passing: Passing) -> None:
+    presence = Presence()
+    presence.ends = [End(machine=1, boot="f", login=login) for login in ("bob", "alice")]
+    passing.note(beat(1, "alice", "bob"))
+    send(passing, presence)
+    assert passing.ends(2, "f") == ()
+    assert passing.ends(1, "f") == ("alice", "bob")
+    assert passing.ends(1, "f") == ()
+    passing.note(beat(1, "alice"))
+    send(passing, presence)
+    assert passing.ends(1, "another boot") == ()
+    passing.note(beat(1, "alice"))
+    send(passing, presence)
+    presence.ends = []
+    passing.note(beat(1))
+    send(passing, presence)
+    assert passing.ends(1, "f") == ()
+
+
 def test_a_seats_heartbeat_keeps_and_ends_a_session(tmp_path: Path) -> None:
     with rig.serving(tmp_path) as hall:
         machine = hall.machine("p1")
@@ -98,9 +120,9 @@ def test_a_seats_heartbeat_keeps_and_ends_a_session(tmp_path: Path) -> None:
                 boot = script.partition("backline.boot=")[2].split()[0]
                 token = Tokens(KEY).for_machine("p1", machine=machine.id, boot=boot, seconds=60)
 
-                def beats(*users: str) -> None:
+                def beats(*users: str) -> Orders:
                     health = Health(state="running")
-                    client.heartbeat(boot, token, Heartbeat(version=ONE, health=health, users=list(users)))
+                    return client.heartbeat(boot, token, Heartbeat(version=ONE, health=health, users=list(users)))
 
                 hall.boots["p1"] = boot
                 hall.logs_in("p1", "alice")
@@ -109,3 +131,10 @@ def test_a_seats_heartbeat_keeps_and_ends_a_session(tmp_path: Path) -> None:
                 assert hall.where() == {"alice": "p1"}
                 beats("root")
                 until(lambda: hall.where() == {})
+                hall.logs_in("p1", "alice")
+                beats("alice")
+                until(lambda: hall.heard() == 3)
+                with Sessions(hall.presence.unix) as sessions:
+                    sessions.logout("alice")
+                assert beats("alice").end == ()  # presence has not heard it yet
+                until(lambda: beats("alice").end == ("alice",))

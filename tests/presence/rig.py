@@ -115,8 +115,8 @@ class Hall:
     def leaves(self, name: str, login: str) -> None:
         assert self.asks(name, "/v1/logout", {"login": login})["status"] == 204
 
-    def beats(self, *beats: tuple[str, Sequence[str]], start: int = 0) -> None:
-        """netboot passes heartbeats on, and is not root."""
+    def beats(self, *beats: tuple[str, Sequence[str]], start: int = 0) -> list[tuple[str, int]]:
+        """netboot passes heartbeats on, and is not root. Who has to end what, and on which machine."""
         made = [
             {
                 "machine": self.machines[name].id,
@@ -126,7 +126,9 @@ class Hall:
             }
             for name, users in beats
         ]
-        assert call(self.presence, "/v1/heartbeats", {"beats": made}, ids=GAMES)[0] == 204
+        status, text = call(self.presence, "/v1/heartbeats", {"beats": made}, ids=GAMES)
+        assert status == 200
+        return [(each["login"], each["machine"]) for each in json.loads(text)["ends"]]
 
     def where(self) -> dict[str, str]:
         """Who is logged in where."""

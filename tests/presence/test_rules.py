@@ -141,6 +141,46 @@ def test_a_session_that_expired_does_not_come_back_after_the_user_went_elsewhere
     assert where(hall) == {}
 
 
+def ends(hall: Hall, *beats: Beat) -> list[tuple[str, int, str]]:
+    """Who has to end what, as these heartbeats are answered."""
+    heard = hall.hear(beats, now=101, at=101, users=USERS)
+    return [(each.login, each.machine, each.boot) for each in heard.ends]
+
+
+def test_who_went_elsewhere_has_to_end_what_a_machine_still_names_him_for() -> None:
+    hall = Hall()
+    sure(hall, ALICE, ONE)
+    hall.expire(now=100)
+    sure(hall, ALICE, TWO, now=100)
+    told = [("alice", ONE.id, boot(ONE.id))]
+    assert ends(hall, beat(TWO, "alice")) == []
+    assert ends(hall, beat(ONE, "alice", "bob")) == told
+    assert ends(hall, beat(ONE, "alice")) == told  # until it is so
+    assert ends(hall, beat(ONE)) == []
+    assert ends(hall, beat(ONE, "alice")) == []
+    assert where(hall) == {"alice": "p2"}
+
+
+def test_who_was_never_let_in_on_that_boot_has_nothing_to_end() -> None:
+    hall = Hall()
+    sure(hall, ALICE, ONE)
+    hall.expire(now=100)
+    sure(hall, ALICE, TWO, now=100)
+    assert ends(hall, beat(ONE, "alice", start=1)) == []
+    assert ends(hall, beat(DESK, "alice")) == []
+
+
+def test_whom_an_administrator_ends_or_somebody_else_follows_has_to_end_it_too() -> None:
+    hall = Hall()
+    sure(hall, ALICE, ONE)
+    hall.end("alice", lost=True)
+    sure(hall, BOB, ONE)
+    hall.expire(now=100)
+    sure(hall, ALICE, ONE, now=100)
+    assert ends(hall, beat(ONE, "alice", "bob")) == [("bob", ONE.id, boot(ONE.id))]
+    assert where(hall) == {"alice": "p1"}
+
+
 def test_who_sleeps_on_a_machine_is_gone_when_somebody_else_logs_in_there() -> None:
     hall = Hall()
     sure(hall, ALICE, ONE)
@@ -370,7 +410,11 @@ class People(RuleBasedStateMachine):
                     self.forget(login)
                 elif self.is_live(login):
                     self.heard[login] = self.now
-        self.keep(self.hall.hear(batch, now=self.now, at=self.now, users=USERS).changes)
+        heard = self.hall.hear(batch, now=self.now, at=self.now, users=USERS)
+        self.keep(heard.changes)
+        for end in heard.ends:  # never of a session that was let in and goes on
+            assert not self.hall.has(end.login, end.machine, end.boot)
+            assert self.let_in.get(end.login) != (end.machine, self.machines[end.machine].start)
 
     @rule(seconds=st.sampled_from([1.0, 14.0, 16.0, 31.0, 130.0]))
     def time_goes_by(self, seconds: float) -> None:

@@ -228,7 +228,7 @@ def test_who_is_where_is_not_for_machines_nor_for_the_network(hall: Hall) -> Non
 def test_heartbeats_are_netboots_to_bring(hall: Hall) -> None:
     body: dict[str, list[object]] = {"beats": []}
     assert call(hall.presence, "/v1/heartbeats", body, ids=NOBODY)[0] == 403
-    assert call(hall.presence, "/v1/heartbeats", body, ids=GAMES)[0] == 204
+    assert call(hall.presence, "/v1/heartbeats", body, ids=GAMES) == (200, '{"ends":[]}')
     token = hall.token("p1")
     assert ask(hall.presence, "/v1/heartbeats", method="POST", body=body, token=token, secure=True).status == 403
     assert call(hall.presence, "/v1/logout", {"login": "alice"}, ids=GAMES)[0] == 403
@@ -240,6 +240,17 @@ def test_a_machine_that_claims_somebody_is_not_believed_but_a_developer_is(hall:
     with Presence(hall.presence.unix) as client:
         client.heartbeats([Beat(machine=hall.machines["p1"].id, hostname="p1", boot="f", users=["otto"])])
     assert hall.where() == {"otto": "p1"}
+
+
+def test_whom_an_administrator_logs_out_has_to_leave_the_machine_as_well(hall: Hall) -> None:
+    hall.logs_in("p1", "alice")
+    assert hall.beats(("p1", ["alice"])) == []
+    with Presence(hall.presence.unix) as client:
+        client.logout("alice")
+    assert hall.beats(("p1", ["alice"])) == [("alice", hall.machines["p1"].id)]
+    assert hall.beats(("p1", [])) == []
+    hall.logs_in("p1", "alice")
+    assert hall.beats(("p1", ["alice"])) == []
 
 
 def test_a_new_database_is_filled_by_heartbeats_before_anybody_logs_in(hall: Hall, tmp_path: Path) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import pwd
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.seat import heartbeat
+from services.common.process import Completed
+from services.seat import ended, heartbeat
 from services.seat.heartbeat import LONGEST, SECONDS, Heart, Orders, orders_of, users_of
 from services.seat.report import Boot, find_boot
 from tests.seat.test_report import ID, Netboot, netboot, system
@@ -24,11 +26,20 @@ class Seat:
         self.restarts = 0
         self.user: str | None = None
         self.probed: list[Sequence[str]] = []
-        self.heart = Heart(Boot(netboot.url, ID, "t0ken"), look=self.look, user=lambda: self.user, restart=self.restart)
+        self.users: list[str] = []
+        self.ended: list[str] = []
+        self.heart = Heart(
+            Boot(netboot.url, ID, "t0ken"),
+            look=self.look,
+            user=lambda: self.user,
+            restart=self.restart,
+            end=self.ended.append,
+        )
 
     def look(self, probes: Sequence[str]) -> dict[str, Any]:
         self.probed.append(probes)
-        return {"version": "1", "health": {"state": "running"}, "user": None}
+        found = {"version": "1", "health": {"state": "running"}, "user": None}
+        return {**found, "users": self.users} if self.users else found
 
     def restart(self) -> None:
         self.restarts += 1
@@ -59,6 +70,16 @@ def test_it_restarts_when_it_is_asked_and_nobody_is_logged_in(
     seat.user = user
     seat.heart.once()
     assert seat.restarts == restarts
+
+
+def test_it_logs_out_whom_it_has_named_and_nobody_else(netboot: Netboot) -> None:
+    netboot.answer = json.dumps({"end": ["alice", "root", "../x"]}).encode()
+    seat = Seat(netboot)
+    seat.heart.once()
+    assert seat.ended == []
+    seat.users = ["bob", "alice"]
+    seat.heart.once()
+    assert seat.ended == ["alice"]
 
 
 def test_units_that_it_is_asked_for_are_in_the_next_one(netboot: Netboot) -> None:
@@ -124,3 +145,32 @@ def test_its_wish_to_restart_is_where_the_path_unit_looks() -> None:
     service = (units / "backline-seat-heartbeat.service").read_text()
     assert f"PathExists={heartbeat.RESTART}" in path
     assert f"RuntimeDirectory={heartbeat.RESTART.parent.name}" in service
+    assert f"DirectoryNotEmpty={heartbeat.END}" in (units / "backline-seat-end.path").read_text()
+    assert f"ReadWritePaths=-{heartbeat.END.parent}" in (units / "backline-seat-end.service").read_text()
+
+
+def test_its_wish_to_log_somebody_out_is_a_file_of_his_number(tmp_path: Path) -> None:
+    folder = tmp_path / "end"
+    heartbeat.ask_to_end("games", folder)
+    heartbeat.ask_to_end("nobody-has-this-name", folder)
+    assert [file.name for file in folder.iterdir()] == [str(pwd.getpwnam("games").pw_uid)]
+
+
+def test_nobody_but_people_is_logged_out_and_no_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    answers = {"20001": 0, "20002": 1}
+
+    def run(argv: list[str], **_: object) -> Completed:
+        asked.append(argv)
+        return Completed(tuple(argv), answers[argv[2]], "", "no such thing")
+
+    monkeypatch.setattr(ended.process, "run", run)
+    for name in ("20001", "0", "5", "61184", "x"):
+        (tmp_path / name).touch()
+    assert not ended.log_out(tmp_path)
+    assert asked == [["loginctl", "terminate-user", "20001"]]
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "20001").touch()
+    assert ended.log_out(tmp_path)
+    (tmp_path / "20002").touch()
+    assert not ended.log_out(tmp_path)
