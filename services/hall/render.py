@@ -62,6 +62,8 @@ NETBOOT = "/run/backline/netboot.toml"
 IDENTITY = "/run/backline/identity.toml"
 SEAT = "/run/backline/seat.toml"
 ROOT_KEYS = "/var/lib/backline-identity/current/root_keys"
+HAND_MADE = ".ssh/authorized_keys"
+"""In root's home: what somebody has put there by hand on one host, which nobody else writes."""
 ROLLOUT = "/run/backline/rollout.toml"
 OVERVIEW = "/run/backline/overview.toml"
 SSO = "/run/backline/sso.toml"
@@ -351,7 +353,7 @@ def _chrony(hall: Hall, identity: Identity, host: Host | None) -> str:
 def _sshd() -> str:
     return (
         f"{_HEADER}PermitRootLogin prohibit-password\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
-        f"Match User root\n    AuthorizedKeysFile {AUTHORIZED_KEYS} {ROOT_KEYS}\n"
+        f"Match User root\n    AuthorizedKeysFile {AUTHORIZED_KEYS} {ROOT_KEYS} {HAND_MADE}\n"
     )
 
 

@@ -139,8 +139,8 @@ def test_only_keys_open_a_machine_and_only_those_of_administrators_open_root() -
     assert files["/run/backline/authorized_keys"].splitlines()[1:] == [f"{OTHER_KEY} {_administrator()}"]
     lines = [line.strip() for line in files["/run/backline/sshd.d/50-hall.conf"].splitlines()]
     assert "PasswordAuthentication no" in lines
-    of_udb = "/var/lib/backline-identity/current/root_keys"
-    assert lines[lines.index("Match User root") + 1] == f"AuthorizedKeysFile /run/backline/authorized_keys {of_udb}"
+    files_of_keys = "/run/backline/authorized_keys /var/lib/backline-identity/current/root_keys .ssh/authorized_keys"
+    assert lines[lines.index("Match User root") + 1] == f"AuthorizedKeysFile {files_of_keys}"
 
 
 def test_an_organizer_logs_in_to_services_and_not_to_machines() -> None:
