@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,13 +16,14 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute
 
-from services.common.access import Role, caller_of, require
+from services.common.access import Role, require
 from services.common.changes import Actor
 from services.common.codec import encode_json
 from services.common.edge import read_query
-from services.common.errors import AccessError, UsageError
+from services.common.errors import UsageError
 from services.common.pages import HTMX, Link, Page, Pages
 from services.common.pages.forms import read_form
+from services.common.pages.people import person
 from services.firewall.schema import Reason, Standing, group_named
 from services.firewall.work import Worker
 
@@ -47,21 +47,6 @@ class Shown(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     q: str = ""
     out: Literal["", "yes", "no"] = ""
-
-
-@dataclass(frozen=True)
-class Person:
-    """The one in front of a page; `name` is empty for nobody in particular."""
-
-    name: str = ""
-
-
-def person(request: Request) -> Person:
-    """Never raises: who shows something that is not good any more may log in again."""
-    try:
-        return Person(caller_of(request).name)
-    except AccessError:
-        return Person()
 
 
 def make_pages(*, login: bool, htmx: Path = HTMX) -> Pages:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
@@ -19,10 +18,11 @@ from starlette.routing import BaseRoute
 
 from netboot.schema import Liveness
 from netboot.schema import Seat as NetbootSeat
-from services.common.access import Role, caller_of, require
+from services.common.access import Role, require
 from services.common.codec import encode_json
-from services.common.errors import AccessError, BacklineError, MissingError
+from services.common.errors import BacklineError, MissingError
 from services.common.pages import HTMX, Link, Page, Pages, sites
+from services.common.pages.people import person
 from services.hostd.schema import Unit
 from services.overview.schema import Hall, Seat
 from services.overview.view import seats_of
@@ -36,21 +36,6 @@ SHAPES = {
     Liveness.OFF.value: ("off", "off"),
 }
 """What each state is called, and the class of its mark: every one has a shape of its own beside its colour."""
-
-
-@dataclass(frozen=True)
-class Person:
-    """The one in front of a page; `name` is empty for nobody in particular."""
-
-    name: str = ""
-
-
-def person(request: Request) -> Person:
-    """Never raises: who shows something that is not good any more may log in again."""
-    try:
-        return Person(caller_of(request).name)
-    except AccessError:
-        return Person()
 
 
 def make_pages(hall: str, *, login: bool, htmx: Path = HTMX) -> Pages:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -16,10 +15,10 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute
 
-from services.common.access import Role, caller_of, require
+from services.common.access import Role, require
 from services.common.codec import encode_json
-from services.common.errors import AccessError
 from services.common.pages import HTMX, Link, Page, Pages
+from services.common.pages.people import person
 from services.rollout import machine
 from services.rollout.schema import OVER, Phase, Progress, Ring, Rollout, Standing, tallies, word
 from services.rollout.work import Work
@@ -34,23 +33,6 @@ _ORDER = (
     Standing.LEFT_OUT,
     Standing.GOOD,
 )
-
-
-@dataclass(frozen=True)
-class Person:
-    """The one in front of a page; `name` is empty for nobody in particular."""
-
-    name: str = ""
-    may_write: bool = False
-
-
-def person(request: Request) -> Person:
-    """Never raises: who shows something that is not good any more may log in again."""
-    try:
-        known = caller_of(request)
-    except AccessError:
-        return Person()
-    return Person(known.name, may_write=known.has(Role.ROOT))
 
 
 def make_pages(*, login: bool, htmx: Path = HTMX) -> Pages:

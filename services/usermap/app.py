@@ -13,7 +13,8 @@ from services.common.access import Access
 from services.common.app import Application, create_app
 from services.common.edge import Operation
 from services.common.pages import HTMX
-from services.usermap.pages import MapPages, make_pages, person
+from services.common.pages.people import person
+from services.usermap.pages import MapPages, make_pages
 from services.usermap.schema import Map, State
 from services.usermap.watch import Watch
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
@@ -15,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute
 
-from services.common.access import Role, caller_of
-from services.common.errors import AccessError, BusyError, MissingError
+from services.common.errors import BusyError, MissingError
 from services.common.pages import HEADERS, HTMX, Link, Page, Pages, sites
+from services.common.pages.people import person
 from services.common.serve import stopping
 from services.usermap import drawing
 from services.usermap.schema import Map
@@ -30,23 +29,6 @@ BEAT_SECONDS = 8.0
 """A page that hears nothing for three of them says that it is old."""
 STREAM_SECONDS = 300.0
 """How long a stream lasts: the next one is asked for anew, with a session that may have ended."""
-
-
-@dataclass(frozen=True)
-class Person:
-    """The one in front of a page; `name` is empty for nobody in particular."""
-
-    name: str = ""
-    organizer: bool = False
-
-
-def person(request: Request) -> Person:
-    """Never raises: who shows something that is not good any more sees what everybody does."""
-    try:
-        caller = caller_of(request)
-    except AccessError:
-        return Person()
-    return Person(caller.name, caller.has(Role.ORGANIZER))
 
 
 def make_pages(hall: str, *, login: bool, htmx: Path = HTMX) -> Pages:
