@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from services.common import process
 from services.common.process import Completed
 from services.seat import ended, heartbeat
 from services.seat.heartbeat import LONGEST, SECONDS, Heart, Orders, orders_of, users_of
@@ -164,7 +165,7 @@ def test_nobody_but_people_is_logged_out_and_no_file_stays(tmp_path: Path, monke
         asked.append(argv)
         return Completed(tuple(argv), answers[argv[2]], "", "no such thing")
 
-    monkeypatch.setattr(ended.process, "run", run)
+    monkeypatch.setattr(process, "run", run)
     for name in ("20001", "0", "5", "61184", "x"):
         (tmp_path / name).touch()
     assert not ended.log_out(tmp_path)
