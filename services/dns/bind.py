@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from services.dns.zones import HALL
 CHECK_SECONDS = 30.0
 TELL_SECONDS = 10.0
 ASK_SECONDS = 2.0
+PORT = 53
 KEY = "rndc.key"
 _SERIAL = re.compile(r"^serial: (\d+)$", re.MULTILINE)
 
@@ -142,7 +144,11 @@ def serial_at(server: str, zone: str) -> int | None:
     name = dns.name.from_text(zone)
     query = dns.message.make_query(name, "SOA", flags=0)
     try:
-        answer = dns.query.udp(query, server, timeout=ASK_SECONDS, ignore_unexpected=True)
+        # Connected, so that the kernel says at once when nobody listens there (udp(7)), and takes no other's word.
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            asking.settimeout(0)
+            asking.connect((server, PORT))
+            answer = dns.query.udp(query, server, port=PORT, timeout=ASK_SECONDS, ignore_unexpected=True, sock=asking)
     except (OSError, dns.exception.DNSException) as error:
         why = str(error) or type(error).__name__
         raise MissingError("dns.named", f"named does not answer: {why}", hint="systemctl status named") from error

@@ -15,9 +15,11 @@ import pytest
 from builder import image
 from builder.image import Shop
 from e2e.containers import engine
-from services.common.errors import InputError
+from e2e.sandbox import entered_network
+from services.common.errors import InputError, MissingError
 from services.dns import zones
 from services.dns.apply import Applier
+from services.dns.bind import ASK_SECONDS, serial_at
 from services.dns.fake import FakeBind
 from services.dns.folder import Folder, serial_of
 from services.dns.schema import Aliens, Settings
@@ -83,6 +85,13 @@ def test_the_world_is_told_nothing(named: Box) -> None:
 def test_nobody_learns_what_named_is_or_copies_a_zone(named: Box) -> None:
     assert "9." not in named.run("dig", "+short", f"@{GW}", "-b", SEAT, "version.bind", "TXT", "CH")
     assert "Transfer failed" in named.run("dig", f"@{GW}", "-b", SEAT, "prolo", "AXFR")
+
+
+def test_a_named_that_is_away_is_noticed_at_once(place: Box) -> None:
+    began = time.monotonic()
+    with entered_network(place.network), pytest.raises(MissingError, match="refused"):
+        serial_at(GW, "prolo")
+    assert time.monotonic() - began < ASK_SECONDS
 
 
 def test_an_island_says_at_once_that_it_does_not_know_the_world(named: Box) -> None:
