@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,16 @@ ONE_HALL = (
 """Scenarios that share one lab (`e2e.pool`) when they come one after the other, those last that leave most in it."""
 
 
-def mounts() -> set[str]:
-    """Where something of ours is mounted, in this process's namespace."""
-    paths = {line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()}
-    return {path for path in paths if "pytest" in path or "backline" in path}
+def mounts(session: pytest.Session) -> set[str]:
+    """Where something of ours is mounted, in this process's namespace; another session's tests are not ours."""
+    own: Path = session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+    paths = [Path(line.split()[1]) for line in Path("/proc/self/mounts").read_text().splitlines()]
+    others = own.parent if own.parent.name.startswith("pytest-of-") else own
+    return {
+        str(path)
+        for path in paths
+        if path.is_relative_to(own) or ("backline" in str(path) and not path.is_relative_to(others))
+    }
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -75,12 +82,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Before the first test."""
-    left.before(session, "still mounted", mounts)
+    left.before(session, "still mounted", partial(mounts, session))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """After the last."""
-    left.after(session, "still mounted", mounts)
+    left.after(session, "still mounted", partial(mounts, session))
 
 
 @pytest.fixture(params=DATABASES)
