@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SUMMARY = "a whole hall on this machine, in containers: start it, look around, break it"
 HOSTD = 20210
 PAGES: dict[str, tuple[int | str, ...]] = {
-    "gw": ("overview", "usermap", "mdb", "udb", "rollout", HOSTD),
+    "gw": ("overview", "usermap", "mdb", "udb", "rollout", "firewall", HOSTD),
     "rhfs": (HOSTD,),
     "web": (HOSTD,),
 }
@@ -34,6 +34,7 @@ _DOORS = {
     "mdb": "machines of the hall (mdb); change one, and DNS and DHCP follow",
     "udb": "users of the hall (udb): who logs in, and passwords to give back",
     "rollout": "rollouts, as they move",
+    "firewall": "who gets out of the hall, and the switch for groups",
 }
 
 

@@ -74,15 +74,18 @@ def test_who_turns_the_switch_sees_what_follows(desk: Desk, client: FirewallClie
     assert desk.complaints == []
 
 
-def test_a_seat_is_found_by_who_sits_there_and_says_why(desk: Desk, client: FirewallClient) -> None:
+def test_a_seat_is_found_by_who_sits_there_and_says_why(desk: Desk, client: FirewallClient, tmp_path: Path) -> None:
     client.decide(UserGroup.USER, allowed=False)
     until(lambda: client.why("seat1").standing.in_force and not client.why("seat1").standing.allowed)
     desk.open("/machines")
     assert desk.page.locator("tbody tr").count() == 4
-    desk.page.get_by_label("Search").fill("alice")
-    desk.page.get_by_role("button", name="Show").click()
+    desk.page.get_by_label("Search", exact=True).fill("alice")
+    desk.page.get_by_role("button", name="Search").click()
     expect(desk.page.locator("tbody tr")).to_have_count(1)
     assert_readable(desk)
+    desk.page.set_viewport_size({"width": 390, "height": 700})
+    assert desk.page.evaluate("document.documentElement.scrollWidth") == 390
+    desk.page.screenshot(path=tmp_path / "phone.png")
     desk.page.get_by_role("link", name="seat1").click()
     expect(desk.page.get_by_label("Why")).to_contain_text("alice is in group user, which may not")
     assert_readable(desk)
