@@ -185,8 +185,8 @@ def test_every_page_allows_no_inline_script_and_no_other_address(root: Browser, 
     assert "no-cache" in answer.headers["cache-control"]
     assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=|hx-on|javascript:", answer.text)
     # The header leads to the other services of the same hall; nothing is loaded from there.
-    own, elsewhere = re.subn(r"""<a href="//(?:overview|map|mdb|udb|rollout)[:/]""", "<a ", answer.text)
-    assert elsewhere == 5
+    own, elsewhere = re.subn(r"""<a href="//(?:overview|map|mdb|udb|rollout|firewall)[:/]""", "<a ", answer.text)
+    assert elsewhere == 6
     assert not re.search(r"""(?:src|href|action)=["']?(?:[a-z]+:)?//""", own)
 
 
