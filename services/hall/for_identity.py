@@ -21,7 +21,8 @@ def settings(hall: Hall, *, gateway: bool, seat: bool) -> str:
 
 
 def seat(hall: Hall) -> str:
-    """TOML for `backline seat`: who decides on logins, and of which groups the seat may keep a hash."""
+    """TOML for `backline seat`: who decides on logins, whose hashes it keeps, and what users may send and receive."""
     keeps = [UserGroup.USER, *([UserGroup.ORGA] if hall.seats.organizers_hashes else [])]
     lines = [f"presence = {json.dumps(f'https://presence.{hall.site.domain}')}"]
-    return "\n".join([*lines, f"keeps = {json.dumps([group.value for group in keeps])}"]) + "\n"
+    lines += [f"keeps = {json.dumps([group.value for group in keeps])}", f"bandwidth = {hall.seats.bandwidth}"]
+    return "\n".join(lines) + "\n"

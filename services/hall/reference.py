@@ -71,7 +71,7 @@ def _default(field: inspect.Field) -> str:
         value = field.default_factory()
     if isinstance(value, list) and value:
         return ", ".join(f"`{each.value if isinstance(each, Enum) else each}`" for each in value)
-    if isinstance(value, str):
+    if isinstance(value, str) or type(value) is int:
         return f"`{value}`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
@@ -90,4 +90,6 @@ def _type(info: inspect.Type) -> str:
         return {"IPv4Address": "address", "IPv4Network": "network", "IPv4Interface": "address/prefix"}[
             info.cls.__name__
         ]
+    if isinstance(info, inspect.IntType):
+        return "number" if info.ge is None or info.le is None else f"{info.ge} to {info.le}"
     return {"StrType": "text", "BoolType": "true or false", "DateTimeType": "date and time"}[type(info).__name__]

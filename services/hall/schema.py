@@ -136,7 +136,7 @@ class Firewall(Table, frozen=True, kw_only=True):
 
 
 class Seats(Table, frozen=True, kw_only=True):
-    """What seats keep."""
+    """What seats keep, and what users may take of them."""
 
     organizers_hashes: Annotated[
         bool,
@@ -145,6 +145,14 @@ class Seats(Table, frozen=True, kw_only=True):
             " it opens his locked screen when gw is away. Never of the group root."
         ),
     ] = False
+    bandwidth: Annotated[
+        int,
+        Meta(ge=1, le=100_000),
+        about(
+            "Mbit/s that users of a seat may send, all they run together, and as much that they may receive. What the"
+            " seat itself sends and receives has no limit and comes first. From the seat's next start on."
+        ),
+    ] = 100
 
 
 class Upstream(Table, frozen=True, kw_only=True):
@@ -219,7 +227,7 @@ class Hall(Table, frozen=True, kw_only=True):
     administrators: Annotated[list[Administrator], about("Who may do everything.")] = []
     sso: Annotated[Sso, about("Who is known to pages by the machine.")] = Sso()
     firewall: Annotated[Firewall, about("Who gets out.")] = Firewall()
-    seats: Annotated[Seats, about("What seats keep.")] = Seats()
+    seats: Annotated[Seats, about("What seats keep, and what users may take of them.")] = Seats()
 
     def network_for(self, purpose: Purpose) -> tuple[str, Network] | None:
         """The network that has a range for `purpose`, with its name."""

@@ -23,6 +23,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
     commands.add_parser("unlock", help=text, description=text).set_defaults(run=_unlock)
     text = "answer one locker, on the connection that is standard input; its socket's unit runs it"
     commands.add_parser("lock", help=text, description=text).set_defaults(run=_lock)
+    text = "hold users to hall.toml's bandwidth on every network card, and have what the seat sends come first"
+    commands.add_parser("bandwidth", help=text, description=text).set_defaults(run=_bandwidth)
     text = "show a new message of the day: start the greeter anew, unless somebody is there"
     commands.add_parser("message", help=text, description=text).set_defaults(run=_message)
     text = "log out whose sessions presence has ended, as the heartbeat was told"
@@ -51,6 +53,16 @@ def _lock(arguments: argparse.Namespace) -> int:  # noqa: ARG001
     from services.seat import lock
 
     return lock.main_serve()
+
+
+def _bandwidth(arguments: argparse.Namespace) -> int:  # noqa: ARG001
+    from services.seat import bandwidth
+
+    mbit = bandwidth.limit()
+    found = bandwidth.cards()
+    bandwidth.install(found, mbit)
+    print(f"users send and receive {mbit} Mbit/s at most, on {', '.join(found) or 'no card'}")
+    return int(Exit.OK)
 
 
 def _message(arguments: argparse.Namespace) -> int:  # noqa: ARG001

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from services.common.errors import InputError
 from services.common.settings import read
 from services.hall.render import IDENTITY, SEAT, Identity, render
 from services.identity.schema import Settings
+from services.seat.bandwidth import limit
 from services.seat.lock import keeps
 from services.seat.presence import find_presence
 from tests.hall.halls import hall
@@ -49,3 +51,15 @@ def test_a_seat_keeps_hashes_of_contestants_of_organizers_if_the_hall_says_so_an
     (tmp_path / "seat.toml").write_text(render(data, Identity("nfsroot", "pas-r01p01"))[SEAT].content)
     kept = {group: keeps(group, settings=tmp_path / "seat.toml") for group in ("user", "orga", "root")}
     assert kept == {"user": True, "orga": organizers, "root": False}
+
+
+def test_a_seat_holds_users_to_the_hall_s_figure(tmp_path: Path) -> None:
+    data = hall(("bandwidth = 100", "bandwidth = 40"))
+    (tmp_path / "seat.toml").write_text(render(data, Identity("nfsroot", "pas-r01p01"))[SEAT].content)
+    assert limit(tmp_path / "seat.toml") == 40
+
+
+@pytest.mark.parametrize("figure", ["0", "-1", "100001", '"100"'])
+def test_a_figure_that_is_none_is_refused(figure: str) -> None:
+    with pytest.raises(InputError, match=r"seats\.bandwidth"):
+        hall(("bandwidth = 100", f"bandwidth = {figure}"))
