@@ -15,6 +15,7 @@ from services.common.feed.client import Batch, Follower
 from services.common.feed.wire import Position
 from services.common.message import bounded
 from services.common.problem import Problem, RemoteError
+from services.hall.render import GREETER as KEYBOARDS
 from services.identity.message import GREETER, INDICATORS, ISSUE, ISSUE_HEAD, TEXT, Board, files
 from services.identity.schema import Settings
 from services.identity.work import MESSAGE, TOPIC, make_worker
@@ -65,6 +66,7 @@ def test_images_look_where_it_is_written_and_begin_with_what_it_begins_with() ->
     desktop = (IMAGES / "nfsroot-desktop/mkosi.extra/usr/lib/tmpfiles.d/backline-desktop.conf").read_text()
     links = dict(re.findall(r"^L\+ (\S+) - - - - (\S+)$", seats + desktop, re.MULTILINE))
     folder = f"{Settings().folder}/message"
+    assert links.pop("/etc/lightdm/lightdm-gtk-greeter.conf.d/50-backline-hall.conf") == KEYBOARDS
     assert links == {
         "/etc/issue": f"..{folder}/{ISSUE}",
         "/run/motd.d/50-backline-message": f"{folder}/{TEXT}",

@@ -121,11 +121,22 @@ def test_a_map_whose_service_is_half_dead_does_not_look_alive(desk: Desk, made: 
     expect(desk.page.locator("#s1")).to_be_visible()
     expect(desk.page.locator(".legend .free strong")).to_have_text(str(SEATS))
     with stopped(made.service):
+        desk.page.wait_for_timeout(500)  # what it has sent before is read
         desk.page.clock.fast_forward(20_000)
         expect(desk.page.locator("[data-stale]")).to_be_hidden()
         desk.page.clock.fast_forward(6_000)
         expect(desk.page.locator("[data-stale]")).to_be_visible()
     expect(desk.page.locator("[data-stale]")).to_be_hidden(timeout=15_000)
+
+
+def test_a_map_whose_events_never_begin_does_not_look_alive_either(desk: Desk) -> None:
+    desk.page.clock.install()
+    desk.page.route("**/events*", lambda _: None)  # neither answered nor refused
+    desk.open("/")
+    expect(desk.page.locator("#s1")).to_be_visible()
+    desk.page.clock.fast_forward(26_000)
+    expect(desk.page.locator("[data-stale]")).to_be_visible()
+    desk.page.unroute_all(behavior="ignoreErrors")
 
 
 @pytest.mark.parametrize("path", ["/", "/wall", "/seats/pas-r01p01"])

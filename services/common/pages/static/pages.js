@@ -191,6 +191,7 @@ document.addEventListener("DOMContentLoaded", () => {
     clearTimeout(silence);
     silence = setTimeout(() => stale(true), SILENCE);
   };
+  alive(); // the page itself was just heard; events may never begin
   const source = new EventSource(live.dataset.events);
   source.addEventListener("parts", (event) => {
     takeParts(event.data);
